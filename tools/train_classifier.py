@@ -175,7 +175,9 @@ def train(arguments: argparse.Namespace) -> None:
     if state_file.exists():
         state = torch.load(state_file)
         if state["epochs"] != arguments.epochs:
-            raise SystemExit(f"error: {state_file} was made for {state['epochs']} epochs; give --epochs or another --out")
+            raise SystemExit(
+                f"error: {state_file} was made for {state['epochs']} epochs; give --epochs or another --out"
+            )
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,1 @@
+"""MobileViT in plain NumPy."""
