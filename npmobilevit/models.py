@@ -1,0 +1,469 @@
+"""The three models with transformers' signatures: a config, its weights and an arithmetic, ready to be called."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npmobilevit import network, ops
+from npmobilevit.config import Head, MobileViTConfig, Shapes, expected_parameters
+from npmobilevit.errors import ConfigError, ShapeError, WeightsError
+from npmobilevit.ops.arrays import Array
+from npmobilevit.outputs import (
+    BaseModelOutputWithPoolingAndNoAttention,
+    ImageClassifierOutputWithNoAttention,
+    SemanticSegmenterOutput,
+)
+from npmobilevit.scope import EXTRA_TAPS, Scope, Tap, ignore
+
+PRECISIONS: Mapping[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
+ENGINES = ("reference",)
+LISTED_PROBLEMS = 10  # of each kind, in an error about weights
+
+
+class PreTrainedModel:
+    """What the three models share: loading, saving, and looking inside.
+
+    Parameters
+    ----------
+    config : MobileViTConfig
+    weights : mapping of str to array
+        All parameters under transformers' names (:func:`npmobilevit.config.expected_parameters`), in any float
+        dtype. They are copied. ``num_batches_tracked`` counters may be among them.
+    precision : {"float32", "float64"}
+        Arithmetic, and dtype of all results.
+    engine : {"reference"}
+        The readable network.
+
+    Raises
+    ------
+    WeightsError
+        Listing every missing, unexpected and wrongly shaped name, or naming values that cannot be weights.
+    ConfigError
+        If `precision` or `engine` is unknown.
+    """
+
+    head: ClassVar[Head | None] = None
+
+    def __init__(
+        self,
+        config: MobileViTConfig,
+        weights: Mapping[str, NDArray[Any]],
+        *,
+        precision: str = "float32",
+        engine: str = "reference",
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, found {precision!r}", "precision")
+        if engine not in ENGINES:
+            raise ConfigError(f"engine must be one of {', '.join(ENGINES)}, found {engine!r}", "engine")
+        self.config = config
+        self.precision = precision
+        expected = self._expected_parameters()
+        tensors, self._counters = self._select(weights)
+        check_names_and_shapes(expected, tensors)
+        self._weights = {name: _convert(name, tensors[name], PRECISIONS[precision]) for name in expected}
+
+    def _expected_parameters(self) -> Shapes:
+        return expected_parameters(self.config, head=self.head)
+
+    def _select(self, weights: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+        """Split the weights into parameters and counters of training steps, which have no effect."""
+        counters = {name: value for name, value in weights.items() if name.endswith(".num_batches_tracked")}
+        return {name: value for name, value in weights.items() if name not in counters}, counters
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | os.PathLike[str],
+        *,
+        precision: str = "float32",
+        engine: str = "reference",
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        force_download: bool = False,
+    ) -> Self:
+        """Make the model of a checkpoint; the arguments are those of :func:`npmobilevit.load`.
+
+        Raises
+        ------
+        CheckpointError
+            If there is no such checkpoint, or it cannot be reached.
+        ConfigError, WeightsError
+            If its files are damaged or do not belong together.
+        """
+        from npmobilevit.checkpoints import find_checkpoint, load_config_dict, load_weights
+
+        checkpoint = find_checkpoint(
+            name_or_folder,
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            token=token,
+            force_download=force_download,
+        )
+        config = MobileViTConfig.from_dict(load_config_dict(checkpoint))
+        return cls(config, load_weights(checkpoint), precision=precision, engine=engine)
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """All tensors of transformers' state dict, by name; the parameters in the model's precision.
+
+        The arrays are the model's own: copy them before changing them.
+        """
+        state: dict[str, NDArray[Any]] = {}
+        for name, value in self._weights.items():
+            state[name] = value
+            if name.endswith(".running_var"):
+                counter = name.removesuffix("running_var") + "num_batches_tracked"
+                state[counter] = self._counters.get(counter, np.zeros((), np.int64))
+        return state
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write config.json and model.safetensors into `folder`; transformers' ``from_pretrained`` reads them."""
+        from npmobilevit.checkpoints import write_safetensors
+
+        settings = self.config.to_dict() | {"architectures": [type(self).__name__], "dtype": self.precision}
+        MobileViTConfig.from_dict(settings).save_pretrained(folder)
+        write_safetensors(Path(folder) / "model.safetensors", self.state_dict())
+
+    def taps(self, pixel_values: Array, names: Iterable[str] | None = None) -> dict[str, Array]:
+        """Run the network and return what its modules put out.
+
+        Parameters
+        ----------
+        pixel_values : (N, num_channels, H, W) array
+        names : iterable of str, optional
+            The taps wanted; None for all but the extras. Names are those of transformers' ``named_modules()``,
+            for modules that return a tensor, or the first of several; dropouts are left out. "pixel_values" and
+            "logits" are added. The extras ".scores", ".probs", ".unfolded" and ".folded" hang below the names of
+            the self-attentions and of the MobileViT blocks.
+
+        Returns
+        -------
+        dict of str to array
+            In the order of the forward pass.
+
+        Raises
+        ------
+        ConfigError
+            If there is no tap of a name.
+        """
+        values: dict[str, Array] = {}
+        seen: list[str] = []
+        wanted = None if names is None else set(names)
+
+        def record(name: str, x: Array) -> None:
+            seen.append(name)
+            if name in wanted if wanted is not None else name and name.rpartition(".")[2] not in EXTRA_TAPS:
+                values[name] = x
+
+        x = self._check_pixel_values(pixel_values)
+        record("pixel_values", x)
+        self._forward(x, record)
+        unknown = sorted((wanted or set()) - values.keys())
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], seen, n=3)
+            advice = f"did you mean {' or '.join(map(repr, near))}?" if near else "see `npmobilevit taps`"
+            raise ConfigError(f"the network has no tap {', '.join(map(repr, unknown[:5]))}; {advice}", "tap-unknown")
+        return values
+
+    def _scope(self, tap: Tap = ignore) -> Scope:
+        return Scope(self._weights, tap=tap)
+
+    def _forward(self, x: Array, tap: Tap = ignore) -> Any:
+        raise NotImplementedError
+
+    def _check_pixel_values(self, pixel_values: Array | None) -> Array:
+        """Return the pixels in the model's precision."""
+        if pixel_values is None:
+            raise ShapeError("pixel_values is missing: pass an array (N, C, H, W)", "pixel-values")
+        x = np.asarray(pixel_values)
+        channels = self.config.num_channels
+        if x.dtype.kind != "f":
+            raise ShapeError(
+                f"pixel_values must be floats in 0..1, found {x.dtype}; MobileViTImageProcessor makes them",
+                "pixel-values",
+            )
+        if x.ndim != 4 or x.shape[1] != channels or 0 in x.shape:
+            raise ShapeError(f"pixel_values must have shape (N, {channels}, H, W), found {x.shape}", "pixel-values")
+        if not np.isfinite(x).all():
+            where = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
+            raise ShapeError(f"pixel_values must be finite, found {x[where]} at index {where}", "pixel-values")
+        return x.astype(PRECISIONS[self.precision], copy=False)
+
+    def _wants(self, output_hidden_states: bool | None, return_dict: bool | None) -> tuple[bool, bool]:
+        """The two arguments, or what the config says where they are None."""
+        return (
+            self.config.output_hidden_states if output_hidden_states is None else output_hidden_states,
+            self.config.return_dict if return_dict is None else return_dict,
+        )
+
+
+class MobileViTModel(PreTrainedModel):
+    """The network without a head (transformers ``MobileViTModel``).
+
+    A checkpoint of a task model will do as well: the prefix of its names is dropped, and its head ignored.
+
+    Parameters
+    ----------
+    config, weights, precision, engine
+        See :class:`PreTrainedModel`.
+    expand_output : bool
+        Whether to widen the last map by ``conv_1x1_exp`` and to pool it. Segmentation checkpoints have no
+        such convolution.
+
+    Attributes
+    ----------
+    ignored_parameters : tuple of str
+        Names in `weights` that belong to a head.
+    """
+
+    def __init__(
+        self,
+        config: MobileViTConfig,
+        weights: Mapping[str, NDArray[Any]],
+        *,
+        precision: str = "float32",
+        engine: str = "reference",
+        expand_output: bool = True,
+    ) -> None:
+        self.expand_output = expand_output
+        self.ignored_parameters: tuple[str, ...] = ()
+        super().__init__(config, weights, precision=precision, engine=engine)
+
+    def _expected_parameters(self) -> Shapes:
+        return expected_parameters(self.config, expand_output=self.expand_output)
+
+    def _select(self, weights: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+        prefix = "mobilevit."
+        if any(name.startswith(prefix) for name in weights):
+            heads = ("classifier.", "segmentation_head.")
+            self.ignored_parameters = tuple(name for name in weights if name.startswith(heads))
+            weights = {n.removeprefix(prefix): v for n, v in weights.items() if not n.startswith(heads)}
+        if not self.expand_output:  # a classification checkpoint has this convolution, and it is not used
+            expanding = tuple(name for name in weights if name.startswith("conv_1x1_exp."))
+            self.ignored_parameters += expanding
+            weights = {name: value for name, value in weights.items() if name not in expanding}
+        return super()._select(weights)
+
+    def _forward(self, x: Array, tap: Tap = ignore) -> network.Features:
+        return network.base_model(self._scope(tap), x, self.config, expand_output=self.expand_output)
+
+    def __call__(
+        self,
+        pixel_values: Array | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """Run the network.
+
+        Parameters
+        ----------
+        pixel_values : (N, num_channels, H, W) float array
+            BGR in 0..1, as :class:`npmobilevit.MobileViTImageProcessor` makes it. Any height and width.
+        output_hidden_states, return_dict : bool, optional
+            The config's values when None.
+
+        Returns
+        -------
+        BaseModelOutputWithPoolingAndNoAttention
+            Or, with ``return_dict=False``, the tuple of its fields that are not None.
+
+        Raises
+        ------
+        ShapeError
+            If `pixel_values` is missing, has another shape, is not float or not finite.
+        """
+        output_hidden_states, return_dict = self._wants(output_hidden_states, return_dict)
+        features = self._forward(self._check_pixel_values(pixel_values))
+        output = BaseModelOutputWithPoolingAndNoAttention(
+            last_hidden_state=features.last_hidden_state,
+            pooler_output=features.pooled,
+            hidden_states=features.hidden_states if output_hidden_states else None,
+        )
+        return output if return_dict else output.to_tuple()
+
+
+class MobileViTForImageClassification(PreTrainedModel):
+    """The network with a linear classifier (transformers ``MobileViTForImageClassification``).
+
+    Parameters
+    ----------
+    config, weights, precision, engine
+        See :class:`PreTrainedModel`.
+    """
+
+    head = "classification"
+
+    def _forward(self, x: Array, tap: Tap = ignore) -> tuple[Array, tuple[Array, ...]]:
+        return network.image_classification(self._scope(tap), x, self.config)
+
+    def __call__(
+        self,
+        pixel_values: Array | None = None,
+        labels: NDArray[Any] | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """Run the network.
+
+        Parameters
+        ----------
+        pixel_values : (N, num_channels, H, W) float array
+            BGR in 0..1. Any height and width.
+        labels : array, optional
+            Adds the loss. Integers (N,) for classes (-100: left out), floats (N, num_labels) for several
+            independent classes, floats (N,) with one label for regression; ``config.problem_type`` decides, or,
+            if that is None, the number of labels and the dtype.
+        output_hidden_states, return_dict : bool, optional
+            The config's values when None.
+
+        Returns
+        -------
+        ImageClassifierOutputWithNoAttention
+            Or, with ``return_dict=False``, the tuple of its fields that are not None.
+
+        Raises
+        ------
+        ShapeError
+            If `pixel_values` or `labels` do not fit.
+        """
+        output_hidden_states, return_dict = self._wants(output_hidden_states, return_dict)
+        logits, hidden_states = self._forward(self._check_pixel_values(pixel_values))
+        output = ImageClassifierOutputWithNoAttention(
+            loss=None if labels is None else classification_loss(logits, labels, self.config),
+            logits=logits,
+            hidden_states=hidden_states if output_hidden_states else None,
+        )
+        return output if return_dict else output.to_tuple()
+
+
+class MobileViTForSemanticSegmentation(PreTrainedModel):
+    """The network with a DeepLabV3 head (transformers ``MobileViTForSemanticSegmentation``).
+
+    Parameters
+    ----------
+    config, weights, precision, engine
+        See :class:`PreTrainedModel`.
+    """
+
+    head = "segmentation"
+
+    def _expected_parameters(self) -> Shapes:
+        if not self.config.num_labels:
+            raise ConfigError("config: num_labels must be at least 1 for segmentation, found 0", "config-value")
+        return super()._expected_parameters()
+
+    def _forward(self, x: Array, tap: Tap = ignore) -> tuple[Array, tuple[Array, ...]]:
+        return network.semantic_segmentation(self._scope(tap), x, self.config)
+
+    def __call__(
+        self,
+        pixel_values: Array | None = None,
+        labels: NDArray[Any] | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """Run the network.
+
+        Parameters
+        ----------
+        pixel_values : (N, num_channels, H, W) float array
+            BGR in 0..1. Any height and width.
+        labels : (N, H', W') integer array, optional
+            Adds the loss: the logits are resized to H' x W'. Pixels labelled
+            ``config.semantic_loss_ignore_index`` do not count.
+        output_hidden_states, return_dict : bool, optional
+            The config's values when None.
+
+        Returns
+        -------
+        SemanticSegmenterOutput
+            Or, with ``return_dict=False``, the tuple of its fields that are not None.
+
+        Raises
+        ------
+        ShapeError
+            If `pixel_values` or `labels` do not fit.
+        ConfigError
+            If labels are given to a network with one label.
+        """
+        output_hidden_states, return_dict = self._wants(output_hidden_states, return_dict)
+        if labels is not None and self.config.num_labels == 1:
+            raise ConfigError("the segmentation loss needs num_labels above 1, found 1", "config-value")
+        logits, hidden_states = self._forward(self._check_pixel_values(pixel_values))
+        output = SemanticSegmenterOutput(
+            loss=None if labels is None else segmentation_loss(logits, labels, self.config),
+            logits=logits,
+            hidden_states=hidden_states if output_hidden_states else None,
+        )
+        return output if return_dict else output.to_tuple()
+
+
+def classification_loss(logits: Array, labels: NDArray[Any], config: MobileViTConfig) -> float:
+    """Loss of the config's problem type (transformers ``ForSequenceClassificationLoss``)."""
+    labels = np.asarray(labels)
+    problem_type = config.problem_type
+    if problem_type is None:
+        integers = labels.dtype.kind in "iu"
+        single = "single_label_classification" if integers and config.num_labels > 1 else "multi_label_classification"
+        problem_type = "regression" if config.num_labels == 1 else single
+    if problem_type == "regression":
+        if config.num_labels == 1:
+            return ops.mean_squared_error(logits.squeeze(), labels.squeeze())
+        return ops.mean_squared_error(logits, labels)
+    if problem_type == "single_label_classification":
+        return ops.cross_entropy(logits, labels.reshape(-1))
+    return ops.binary_cross_entropy_with_logits(logits, labels)
+
+
+def segmentation_loss(logits: Array, labels: NDArray[Any], config: MobileViTConfig) -> float:
+    """Cross entropy of the logits resized to the label maps (N, H', W')."""
+    labels = np.asarray(labels)
+    if labels.ndim != 3:
+        raise ShapeError(f"labels must have shape (N, H, W), found {labels.shape}", "labels-shape")
+    resized = ops.resize_bilinear(logits, (labels.shape[1], labels.shape[2]))
+    return ops.cross_entropy(resized, labels, ignore_index=config.semantic_loss_ignore_index)
+
+
+def check_names_and_shapes(expected: Shapes, tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Raise WeightsError listing all missing, unexpected and wrongly shaped tensors, before any arithmetic."""
+    missing = [name for name in expected if name not in tensors]
+    unexpected = [repr(name)[1:-1][:120] for name in tensors if name not in expected]
+    misshaped = [
+        f"{name}: expected {shape}, found {np.shape(tensors[name])}"
+        for name, shape in expected.items()
+        if name in tensors and np.shape(tensors[name]) != shape
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "wrongly shaped": misshaped}
+    if not any(kinds.values()):
+        return
+    lines = [f"the weights do not belong to the config, which asks for {len(expected)} tensors"]
+    for kind, problems in kinds.items():
+        if problems:
+            more = f" and {len(problems) - LISTED_PROBLEMS} more" if len(problems) > LISTED_PROBLEMS else ""
+            lines.append(f"{len(problems)} {kind}: {'; '.join(problems[:LISTED_PROBLEMS])}{more}")
+    lines.append("check that config and weights are of the same checkpoint, variant and task")
+    raise WeightsError(". ".join(lines), "weights-names")
+
+
+def _convert(name: str, value: NDArray[Any], dtype: np.dtype[Any]) -> Array:
+    """Return a contiguous copy in the model's dtype, or raise WeightsError for values that cannot be weights."""
+    value = np.asarray(value)
+    if value.dtype.kind != "f":
+        raise WeightsError(f"{name} must hold floats, found {value.dtype}", "weights-dtype")
+    with np.errstate(over="ignore"):  # becomes inf, which is refused below
+        converted = np.array(value, dtype, order="C")
+    if not np.isfinite(converted).all():
+        raise WeightsError(f"{name} holds NaN, infinity or values beyond {dtype}", "weights-not-finite")
+    if name.endswith(".running_var") and (converted < 0).any():
+        raise WeightsError(f"{name} is a variance and holds {converted.min()}, below zero", "weights-variance")
+    return converted

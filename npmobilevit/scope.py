@@ -1,0 +1,79 @@
+"""Scope: a place in the network, with the parameters, the operators and the listener that belong to it.
+
+A layer is a plain function ``layer(s, x, ...)``. Its scope answers four questions: where am I (`name`), which
+parameters are here (`params`), which operators do I use (`ops`), and who wants to see what I made (`out`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeAlias
+
+from npmobilevit import ops
+from npmobilevit.ops.arrays import Array
+
+Tap: TypeAlias = Callable[[str, Array], object]
+
+PARAMETER_LEAVES = ("weight", "bias", "running_mean", "running_var")
+
+# Values inside a layer that are no module of transformers' network; recorded only when asked for by name.
+EXTRA_TAPS = ("scores", "probs", "unfolded", "folded")
+
+
+class OpTable(NamedTuple):
+    """The operators that layers may use. Another arithmetic, or a deliberate mistake, is another table."""
+
+    conv2d: Callable[..., Array] = ops.conv2d
+    batch_norm: Callable[..., Array] = ops.batch_norm
+    layer_norm: Callable[..., Array] = ops.layer_norm
+    linear: Callable[..., Array] = ops.linear
+    attention_scores: Callable[[Array, Array], Array] = ops.attention_scores
+    softmax: Callable[[Array], Array] = ops.softmax
+    attend: Callable[[Array, Array], Array] = ops.attend
+    split_heads: Callable[[Array, int], Array] = ops.split_heads
+    merge_heads: Callable[[Array], Array] = ops.merge_heads
+    unfold_patches: Callable[[Array, int], Array] = ops.unfold_patches
+    fold_patches: Callable[[Array, int, int, int], Array] = ops.fold_patches
+    resize_bilinear: Callable[[Array, tuple[int, int]], Array] = ops.resize_bilinear
+    global_avg_pool: Callable[[Array], Array] = ops.global_avg_pool
+    activations: Mapping[str, Callable[[Array], Array]] = ops.ACTIVATIONS
+
+
+def ignore(name: str, x: Array) -> None:
+    """The tap of an ordinary forward pass: nobody listens."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Scope:
+    """A node of the network.
+
+    Parameters
+    ----------
+    weights : mapping of str to array
+        All parameters, under transformers' names.
+    name : str
+        Path of this node, such as "mobilevit.encoder.layer.2"; empty at the root.
+    tap : callable (name, array)
+        Told of every value; what it returns is ignored, and it must not change the array.
+    ops : OpTable
+    """
+
+    weights: Mapping[str, Array]
+    name: str = ""
+    tap: Tap = ignore
+    ops: OpTable = OpTable()  # noqa: RUF009  (a NamedTuple cannot be changed)
+
+    def at(self, child: str) -> Scope:
+        """The scope of a node below this one."""
+        return dataclasses.replace(self, name=f"{self.name}.{child}" if self.name else child)
+
+    def params(self) -> dict[str, Array]:
+        """The parameters that this node itself holds, by leaf name: the keyword arguments of its operator."""
+        names = ((leaf, f"{self.name}.{leaf}") for leaf in PARAMETER_LEAVES)
+        return {leaf: self.weights[name] for leaf, name in names if name in self.weights}
+
+    def out(self, x: Array) -> Array:
+        """Report the value of this node and return it unchanged."""
+        self.tap(self.name, x)
+        return x
