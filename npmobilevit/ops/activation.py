@@ -78,7 +78,7 @@ def quick_gelu(x: Array) -> Array:
     check_float(x)
     with np.errstate(over="ignore"):
         scaled = 1.702 * x
-    return x * sigmoid(scaled)
+    return x * sigmoid(np.asarray(scaled))
 
 
 def gelu(x: Array) -> Array:
@@ -129,7 +129,7 @@ def leaky_relu(x: Array) -> Array:
 def hardswish(x: Array) -> Array:
     """``x * relu6(x + 3) / 6`` (``torch.nn.Hardswish``)."""
     check_float(x)
-    return x * (relu6(x + 3) / 6)
+    return x * (np.clip(x + 3, 0, 6) / 6)
 
 
 def mish(x: Array) -> Array:

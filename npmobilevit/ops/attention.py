@@ -34,6 +34,7 @@ def attention_scores(query: Array, key: Array) -> Array:
     check_float(key, "key")
     if (
         query.ndim < 2
+        or query.ndim != key.ndim
         or query.shape[:-2] != key.shape[:-2]
         or query.shape[-1:] != key.shape[-1:]
         or not query.shape[-1]

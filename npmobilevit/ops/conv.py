@@ -7,8 +7,8 @@ import numpy as np
 from npmobilevit.errors import ShapeError
 from npmobilevit.ops.arrays import Array, check_float, check_parameter, check_positive, pair
 
-# Columns are built for bands of output rows, so that even a large picture needs no more than about this
-# many elements at once (4 MiB in float32: as fast as any larger band).
+# Columns and products are made for bands of output rows, so that even for a large picture neither has more than
+# about this many elements (4 MiB in float32: as fast as any larger band).
 BAND_ELEMENTS = 2**20
 
 
@@ -68,10 +68,10 @@ def conv2d(
     groups = check_positive("groups", groups)
     n, channels, height, width = x.shape
     out_channels, group_channels, kernel_h, kernel_w = weight.shape
-    if channels != group_channels * groups or out_channels % groups:
+    if channels != group_channels * groups or out_channels % groups or not channels or not out_channels:
         raise ShapeError(
             f"weight {weight.shape} with groups={groups} takes {group_channels * groups} input channels and needs "
-            f"output channels divisible by {groups}, but x has shape {x.shape}",
+            f"at least one channel and output channels divisible by {groups}, but x has shape {x.shape}",
             "conv-channels",
         )
     check_parameter("weight", weight, weight.shape, x.dtype)
@@ -125,8 +125,8 @@ def _grouped(taps: Array, weight: Array, groups: int) -> Array:
     out_channels = weight.shape[0]
     kernels = weight.reshape(groups, out_channels // groups, -1)  # (groups, O/groups, C/groups*KH*KW)
     y = np.empty((n, groups, out_channels // groups, out_h, out_w), taps.dtype)
-    row_elements = channels * kernel_h * kernel_w * out_w
-    band = max(1, BAND_ELEMENTS // max(1, row_elements))
+    row_elements = max(channels * kernel_h * kernel_w, out_channels) * out_w
+    band = max(1, BAND_ELEMENTS // row_elements)
     for image, result in zip(taps, y, strict=True):
         for top in range(0, out_h, band):
             rows = slice(top, min(top + band, out_h))

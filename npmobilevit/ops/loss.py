@@ -106,5 +106,7 @@ def mean_squared_error(logits: Array, labels: NDArray[Any]) -> float:
 
 
 def _check_same_shape(logits: Array, labels: NDArray[Any]) -> None:
-    if labels.shape != logits.shape or not logits.size:
+    if not logits.size:
+        raise ShapeError(f"there is no value to average in shape {logits.shape}", "array-empty")
+    if labels.shape != logits.shape:
         raise ShapeError(f"labels must have the shape of logits {logits.shape}, found {labels.shape}", "labels-shape")

@@ -9,8 +9,8 @@ from npmobilevit.ops.arrays import Array, check_float, check_parameter
 
 
 def _check_eps(eps: float) -> float:
-    if not 0 <= eps < np.inf:
-        raise ShapeError(f"eps must be a finite number of at least 0, found {eps!r}", "argument-range")
+    if not isinstance(eps, int | float | np.number) or not 0 <= eps <= 1:
+        raise ShapeError(f"eps must be a number in 0..1, found {eps!r}", "argument-range")
     return float(eps)
 
 
@@ -44,9 +44,13 @@ def batch_norm(
     check_parameter("bias", bias, shape, x.dtype)
     check_parameter("running_mean", running_mean, shape, x.dtype)
     check_parameter("running_var", running_var, shape, x.dtype)
-    if np.any(running_var < 0):
-        raise ShapeError(f"running_var must not be negative, found {running_var.min()}", "parameter-range")
-    scale = weight / np.sqrt(running_var + x.dtype.type(_check_eps(eps)))  # (C,)
+    variance = running_var + x.dtype.type(_check_eps(eps))  # (C,)
+    if not np.all(running_var >= 0) or not np.all(variance > 0):
+        raise ShapeError(
+            f"running_var must not be negative, and with eps above zero, found {running_var.min()} and {eps}",
+            "parameter-range",
+        )
+    scale = weight / np.sqrt(variance)  # (C,)
     shift = bias - running_mean * scale  # (C,)
     y = x * scale[:, np.newaxis, np.newaxis]
     y += shift[:, np.newaxis, np.newaxis]

@@ -84,9 +84,10 @@ def fold_patches(x: Array, patch_size: int, height: int, width: int) -> Array:
             f"{rows * columns} tokens, found shape {x.shape}",
             "patch-tokens",
         )
-    x = x.reshape(-1, p, p, rows, columns, d)
+    n = sequences // (p * p)
+    x = x.reshape(n, p, p, rows, columns, d)
     x = x.transpose(0, 5, 3, 1, 4, 2)  # (N, D, rows, p, columns, p)
-    return x.reshape(-1, d, height, width)
+    return x.reshape(n, d, height, width)
 
 
 def _check_divisible(height: int, width: int, patch_size: int) -> None:
