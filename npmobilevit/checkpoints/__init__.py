@@ -1,0 +1,36 @@
+"""Checkpoints: from a name or folder to config, weights and processor settings, and back to files."""
+
+from npmobilevit.checkpoints.checkpoint import (
+    CONFIG,
+    PROCESSOR,
+    WEIGHTS,
+    Checkpoint,
+    find_checkpoint,
+    load_config_dict,
+    load_config_settings,
+    load_processor_dict,
+    load_processor_settings,
+    load_weights,
+)
+from npmobilevit.checkpoints.files import write_atomically
+from npmobilevit.checkpoints.hub import HubArguments
+from npmobilevit.checkpoints.json_file import read_json_object
+from npmobilevit.checkpoints.weights_file import read_safetensors, write_safetensors
+
+__all__ = [
+    "CONFIG",
+    "PROCESSOR",
+    "WEIGHTS",
+    "Checkpoint",
+    "HubArguments",
+    "find_checkpoint",
+    "load_config_dict",
+    "load_config_settings",
+    "load_processor_dict",
+    "load_processor_settings",
+    "load_weights",
+    "read_json_object",
+    "read_safetensors",
+    "write_atomically",
+    "write_safetensors",
+]
