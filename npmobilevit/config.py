@@ -7,9 +7,12 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack
 
 from npmobilevit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from npmobilevit.checkpoints import HubArguments
 
 Head: TypeAlias = Literal["classification", "segmentation"]
 
@@ -220,16 +223,15 @@ class MobileViTConfig:
 
     @classmethod
     def from_pretrained(
-        cls,
-        name_or_folder: str | os.PathLike[str],
-        *,
-        revision: str | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        local_files_only: bool = False,
-        token: str | bool | None = None,
-        force_download: bool = False,
+        cls, name_or_folder: str | os.PathLike[str], **arguments: Unpack[HubArguments]
     ) -> MobileViTConfig:
-        """Read the config.json of a checkpoint; the arguments are those of :func:`npmobilevit.load`.
+        """Read the config.json of a checkpoint.
+
+        Parameters
+        ----------
+        name_or_folder : str or path
+        revision, cache_dir, local_files_only, token, force_download : optional
+            See :func:`npmobilevit.load`.
 
         Raises
         ------
@@ -238,18 +240,9 @@ class MobileViTConfig:
         ConfigError
             If a value is out of its range.
         """
-        from npmobilevit.checkpoints import load_config_settings  # imports this module
+        from npmobilevit.checkpoints import load_config_settings  # stands above this module
 
-        return cls.from_dict(
-            load_config_settings(
-                name_or_folder,
-                revision=revision,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-                token=token,
-                force_download=force_download,
-            )
-        )
+        return cls.from_dict(load_config_settings(name_or_folder, **arguments))
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write ``config.json`` into `folder`, which is made if it does not exist."""

@@ -6,7 +6,8 @@ import difflib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ from npmobilevit.outputs import (
     SemanticSegmenterOutput,
 )
 from npmobilevit.scope import EXTRA_TAPS, Scope, Tap, ignore
+
+if TYPE_CHECKING:
+    from npmobilevit.checkpoints import HubArguments
 
 PRECISIONS: Mapping[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 ENGINES = ("reference",)
@@ -85,13 +89,17 @@ class PreTrainedModel:
         *,
         precision: str = "float32",
         engine: str = "reference",
-        revision: str | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        local_files_only: bool = False,
-        token: str | bool | None = None,
-        force_download: bool = False,
+        **arguments: Unpack[HubArguments],
     ) -> Self:
-        """Make the model of a checkpoint; the arguments are those of :func:`npmobilevit.load`.
+        """Make the model of a checkpoint.
+
+        Parameters
+        ----------
+        name_or_folder : str or path
+        precision, engine
+            See :class:`PreTrainedModel`.
+        revision, cache_dir, local_files_only, token, force_download : optional
+            See :func:`npmobilevit.load`.
 
         Raises
         ------
@@ -100,18 +108,11 @@ class PreTrainedModel:
         ConfigError, WeightsError
             If its files are damaged or do not belong together.
         """
-        from npmobilevit.checkpoints import find_checkpoint, load_config_dict, load_weights
+        return cls(*_read_checkpoint(name_or_folder, arguments), precision=precision, engine=engine)
 
-        checkpoint = find_checkpoint(
-            name_or_folder,
-            revision=revision,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            token=token,
-            force_download=force_download,
-        )
-        config = MobileViTConfig.from_dict(load_config_dict(checkpoint))
-        return cls(config, load_weights(checkpoint), precision=precision, engine=engine)
+    def parameters(self) -> Mapping[str, Array]:
+        """The parameters that the network reads, by name, in its precision. They cannot be exchanged."""
+        return MappingProxyType(self._weights)
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """All tensors of transformers' state dict, by name; the parameters in the model's precision.
@@ -181,6 +182,9 @@ class PreTrainedModel:
     def _forward(self, x: Array, tap: Tap = ignore) -> Any:
         raise NotImplementedError
 
+    def __call__(self, pixel_values: Array | None = None) -> Any:
+        raise NotImplementedError
+
     def _check_pixel_values(self, pixel_values: Array | None) -> Array:
         """Return the pixels in the model's precision."""
         if pixel_values is None:
@@ -238,6 +242,20 @@ class MobileViTModel(PreTrainedModel):
         self.expand_output = expand_output
         self.ignored_parameters: tuple[str, ...] = ()
         super().__init__(config, weights, precision=precision, engine=engine)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | os.PathLike[str],
+        *,
+        precision: str = "float32",
+        engine: str = "reference",
+        expand_output: bool = True,
+        **arguments: Unpack[HubArguments],
+    ) -> Self:
+        """Make the model of a checkpoint; see :meth:`PreTrainedModel.from_pretrained`."""
+        config, weights = _read_checkpoint(name_or_folder, arguments)
+        return cls(config, weights, precision=precision, engine=engine, expand_output=expand_output)
 
     def _expected_parameters(self) -> Shapes:
         return expected_parameters(self.config, expand_output=self.expand_output)
@@ -408,6 +426,15 @@ class MobileViTForSemanticSegmentation(PreTrainedModel):
         return output if return_dict else output.to_tuple()
 
 
+def _read_checkpoint(
+    name_or_folder: str | os.PathLike[str], arguments: HubArguments
+) -> tuple[MobileViTConfig, dict[str, NDArray[Any]]]:
+    from npmobilevit.checkpoints import find_checkpoint, load_config_dict, load_weights  # not needed to run a network
+
+    checkpoint = find_checkpoint(name_or_folder, **arguments)
+    return MobileViTConfig.from_dict(load_config_dict(checkpoint)), load_weights(checkpoint)
+
+
 def classification_loss(logits: Array, labels: NDArray[Any], config: MobileViTConfig) -> float:
     """Loss of the config's problem type (transformers ``ForSequenceClassificationLoss``)."""
     labels = np.asarray(labels)
@@ -465,5 +492,5 @@ def _convert(name: str, value: NDArray[Any], dtype: np.dtype[Any]) -> Array:
     if not np.isfinite(converted).all():
         raise WeightsError(f"{name} holds NaN, infinity or values beyond {dtype}", "weights-not-finite")
     if name.endswith(".running_var") and (converted < 0).any():
-        raise WeightsError(f"{name} is a variance and holds {converted.min()}, below zero", "weights-variance")
+        raise WeightsError(f"{name} is a variance and holds {converted.min()}, below zero", "weights-negative-variance")
     return converted
