@@ -18,39 +18,22 @@ from __future__ import annotations
 
 import argparse
 import copy
-import io
 import math
-import tarfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from cifar10 import LABELS, read_split
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import MobileViTConfig, MobileViTForImageClassification, MobileViTImageProcessorPil
 
-LABELS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 INPUT_SIZE = 64
 SMALL_SIZE = 48  # the first epochs see smaller inputs: they cost 0.65 of the time
 SMALL_EPOCHS = 0.35
 EMA_DECAY = 0.999
-
-
-def read_split(data: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return pictures (N, 32, 32, 3) uint8 RGB and labels (N,) int64, in the order of their sorted paths."""
-    if data.is_dir():
-        files = {str(path.relative_to(data)): path.read_bytes() for path in data.glob(f"{split}/*/*.jpg")}
-    else:
-        with tarfile.open(data) as archive:
-            members = [m for m in archive if m.isfile() and f"{split}/" in m.name and m.name.endswith(".jpg")]
-            files = {m.name: archive.extractfile(m).read() for m in members}
-    names = sorted(files)
-    if not names:
-        raise SystemExit(f"error: {data} holds no {split}/<class>/*.jpg")
-    pictures = np.stack([np.asarray(Image.open(io.BytesIO(files[name])).convert("RGB")) for name in names])
-    return pictures, np.array([LABELS.index(Path(name).parent.name) for name in names])
 
 
 def build_model() -> MobileViTForImageClassification:
