@@ -63,6 +63,7 @@ ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Imag
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_FILE_BYTES = 256 * 2**20
+READ_BYTES = 2**20  # of a stream at a time
 MAX_PIXELS = 100_000_000
 
 _OPAQUE_MODES = ("RGB", "L", "1", "P", "CMYK", "YCbCr", "RGBX", "HSV", "LAB")
@@ -208,16 +209,16 @@ def _read(image: object, source: str) -> bytes:
 
 def _read_file(path: str | bytes, source: str) -> bytes:
     try:
-        mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode):
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
             raise ImageError(f"cannot read {source}: it is a folder. Pass one picture file.", code="file-is-folder")
-        if not stat.S_ISREG(mode):  # opening a pipe could wait for ever
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe could wait for ever
             raise ImageError(
                 f"cannot read {source}: it is a pipe, socket or device. Pass a regular file, or its bytes.",
                 code="file-not-regular",
             )
         with open(path, "rb") as file:
-            return file.read(MAX_FILE_BYTES + 1)
+            return file.read(min(status.st_size, MAX_FILE_BYTES) + 1)  # read() sets aside as much as it is asked for
     except FileNotFoundError as error:
         web = str(path).startswith(("http://", "https://"))
         hint = "Web addresses are not fetched: download the picture first." if web else "Check the path."
@@ -235,7 +236,7 @@ def _read_stream(stream: object, source: str) -> bytes:
     left = MAX_FILE_BYTES + 1
     while left > 0:
         try:
-            part = stream.read(left)  # type: ignore[attr-defined]
+            part = stream.read(min(left, READ_BYTES))  # type: ignore[attr-defined]
         except Exception as error:  # any class can stand behind read()
             raise ImageError(
                 f"cannot read {source}: {error}. Pass an open, readable binary stream.", code="stream-unreadable"
