@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -219,7 +218,7 @@ class MobileViTConfig:
         settings["id2label"] = {str(index): name for index, name in self.id2label.items()}
         settings["label2id"] = dict(self.label2id)
         settings["model_type"] = "mobilevit"
-        return dict(sorted(settings.items()))
+        return settings
 
     @classmethod
     def from_pretrained(
@@ -245,10 +244,16 @@ class MobileViTConfig:
         return cls.from_dict(load_config_settings(name_or_folder, **arguments))
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``config.json`` into `folder`, which is made if it does not exist."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.to_dict(), indent=2, allow_nan=False)
-        (Path(folder) / "config.json").write_text(text + "\n", encoding="utf-8")
+        """Write ``config.json`` into `folder`, which is made if it does not exist.
+
+        Raises
+        ------
+        CheckpointError
+            If the file cannot be written.
+        """
+        from npmobilevit.checkpoints import CONFIG, write_json_object  # stands above this module
+
+        write_json_object(Path(folder) / CONFIG, self.to_dict())
 
 
 def _refuse(name: str, value: object, allowed: str) -> None:

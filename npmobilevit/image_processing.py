@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from npmobilevit.errors import CheckpointError, ConfigError, ImageError, ShapeError
+from npmobilevit.errors import ConfigError, ImageError, ShapeError
 from npmobilevit.images import ImageSource, check_finite, describe, flatten, raw_pixels, to_rgb, unit_to_uint8
 from npmobilevit.ops.resize import resize_bilinear
 
@@ -37,7 +37,6 @@ Pixels: TypeAlias = NDArray[Any]
 SizeSetting: TypeAlias = "int | Sequence[int] | Mapping[str, int]"
 
 MAX_RESIZED_PIXELS = 64_000_000
-CONFIG_NAME = "preprocessor_config.json"
 
 # Written by several generations of transformers, without a meaning of their own.
 _BOOKKEEPING = ("feature_extractor_type", "image_processor_type", "processor_class", "_valid_processor_keys")
@@ -263,16 +262,9 @@ class MobileViTImageProcessor:
         CheckpointError
             If the file cannot be written.
         """
-        text = json.dumps(self.to_dict(), indent=2, sort_keys=True, allow_nan=False) + "\n"
-        try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            Path(folder, CONFIG_NAME).write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise CheckpointError(
-                f"cannot write {CONFIG_NAME} into {os.fspath(folder)!r}: {error.strerror or error}. "
-                "Name a folder that can be written.",
-                code="processor-not-written",
-            ) from error
+        from npmobilevit.checkpoints import PROCESSOR, write_json_object  # stands above this module
+
+        write_json_object(Path(folder) / PROCESSOR, self.to_dict())
 
     def __call__(
         self,

@@ -128,7 +128,13 @@ class PreTrainedModel:
         return state
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write config.json and model.safetensors into `folder`; transformers' ``from_pretrained`` reads them."""
+        """Write config.json and model.safetensors into `folder`; transformers' ``from_pretrained`` reads them.
+
+        Raises
+        ------
+        CheckpointError
+            If a file cannot be written.
+        """
         from npmobilevit.checkpoints import write_safetensors
 
         settings = self.config.to_dict() | {"architectures": [type(self).__name__], "dtype": self.precision}

@@ -14,8 +14,6 @@ import pytest
 from npmobilevit import MobileViTForImageClassification, MobileViTForSemanticSegmentation, pipeline
 from npmobilevit.image_processing import MobileViTImageProcessor
 
-ROOT = Path(__file__).parents[1]
-
 
 @pytest.fixture(scope="session")
 def processor() -> MobileViTImageProcessor:

@@ -5,13 +5,15 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from PIL import Image
 
 from npmobilevit import cli
+
+ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 

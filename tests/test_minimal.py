@@ -5,10 +5,11 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
+ROOT = Path(__file__).parents[1]
 CHELSEA = str(ROOT / "reference" / "images" / "chelsea.png")
 
 PREDICT = """

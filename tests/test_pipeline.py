@@ -3,15 +3,17 @@
 import io
 import pickle
 import warnings
+from pathlib import Path
 
 import networks
 import numpy as np
 import pytest
-from conftest import ROOT
 from PIL import Image
 
 import npmobilevit as nm
 from npmobilevit import checkpoints, pipeline
+
+ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 

@@ -33,6 +33,8 @@ from transformers import MobileViTConfig, MobileViTForImageClassification, Mobil
 INPUT_SIZE = 64
 SMALL_SIZE = 48  # the first epochs see smaller inputs: they cost 0.65 of the time
 SMALL_EPOCHS = 0.35
+LATE_EPOCHS = 0.85  # from here on the augmentation is milder, so that the network ends near what it will see
+LATE_STRENGTH = 0.5
 EMA_DECAY = 0.999
 
 
@@ -59,11 +61,11 @@ def uniform(rng: torch.Generator, count: int, low: float, high: float) -> Tensor
     return torch.rand(count, generator=rng) * (high - low) + low
 
 
-def random_grid(rng: torch.Generator, count: int, size: int) -> Tensor:
-    """Sampling grid (N, size, size, 2): a crop of 35-100 % of the area, or for one picture in five a view of
-    up to 2.5 times the area, with a random aspect ratio and a horizontal flip for every second picture."""
-    wide = torch.rand(count, generator=rng) < 0.2
-    area = torch.where(wide, uniform(rng, count, 1.0, 2.5), uniform(rng, count, 0.35, 1.0))
+def random_grid(rng: torch.Generator, count: int, size: int, strength: float) -> Tensor:
+    """Sampling grid (N, size, size, 2): at full strength a crop of 35-100 % of the area, or for one picture in five
+    a view of up to 2.5 times the area; a random aspect ratio, and a horizontal flip for every second picture."""
+    wide = torch.rand(count, generator=rng) < 0.2 * strength
+    area = torch.where(wide, uniform(rng, count, 1.0, 2.5), uniform(rng, count, 1 - 0.65 * strength, 1.0))
     ratio = torch.exp(uniform(rng, count, -math.log(4 / 3), math.log(4 / 3)))
     scale_x, scale_y = (area * ratio).sqrt(), (area / ratio).sqrt()
     scale_x, scale_y = (torch.where(wide, s, s.clamp(max=1.0)) for s in (scale_x, scale_y))
@@ -84,18 +86,19 @@ def sharpen(x: Tensor, amount: Tensor) -> Tensor:
     return x + amount[:, None, None, None] * (x - blurred)
 
 
-def augment(pictures: Tensor, size: int, rng: torch.Generator) -> Tensor:
+def augment(pictures: Tensor, size: int, rng: torch.Generator, strength: float) -> Tensor:
     """(N, 32, 32, 3) uint8 RGB -> (N, 3, size, size) float32 BGR in 0..1, as the image processor gives it."""
     count = len(pictures)
     x = pictures.permute(0, 3, 1, 2).float() / 255
     # half of the batches keep the filter of the image processor
     mode = ("bilinear", "bilinear", "bicubic", "nearest")[int(torch.randint(4, (), generator=rng))]
-    x = F.grid_sample(x, random_grid(rng, count, size), mode=mode, padding_mode="reflection", align_corners=False)
+    grid = random_grid(rng, count, size, strength)
+    x = F.grid_sample(x, grid, mode=mode, padding_mode="reflection", align_corners=False)
     plain = torch.rand(count, generator=rng) < 0.4
-    x = sharpen(x, torch.where(plain, torch.zeros(count), uniform(rng, count, -0.8, 2.5)))
-    contrast = uniform(rng, count, 0.7, 1.3)[:, None, None, None]
-    brightness = uniform(rng, count, -0.15, 0.15)[:, None, None, None]
-    saturation = uniform(rng, count, 0.5, 1.5)[:, None, None, None]
+    x = sharpen(x, torch.where(plain, torch.zeros(count), uniform(rng, count, -0.8 * strength, 2.5 * strength)))
+    contrast = uniform(rng, count, 1 - 0.3 * strength, 1 + 0.3 * strength)[:, None, None, None]
+    brightness = uniform(rng, count, -0.15 * strength, 0.15 * strength)[:, None, None, None]
+    saturation = uniform(rng, count, 1 - 0.5 * strength, 1 + 0.5 * strength)[:, None, None, None]
     grey, mean = x.mean(1, keepdim=True), x.mean((1, 2, 3), keepdim=True)
     x = grey + (x - grey) * saturation
     x = mean + (x - mean) * contrast + brightness
@@ -170,12 +173,13 @@ def train(arguments: argparse.Namespace) -> None:
     for epoch in range(first, arguments.epochs):
         rng = torch.Generator().manual_seed(arguments.seed * 1000 + epoch)
         size = SMALL_SIZE if epoch < SMALL_EPOCHS * arguments.epochs else INPUT_SIZE
+        strength = 1.0 if epoch < LATE_EPOCHS * arguments.epochs else LATE_STRENGTH
         order = torch.randperm(len(train_pictures), generator=rng)
         start, losses = time.monotonic(), 0.0
         model.train()
         for step in range(steps_per_epoch):
             chosen = order[step * arguments.batch_size : (step + 1) * arguments.batch_size]
-            logits = model(pixel_values=augment(train_pictures[chosen], size, rng)).logits
+            logits = model(pixel_values=augment(train_pictures[chosen], size, rng, strength)).logits
             loss = F.cross_entropy(logits, train_labels[chosen], label_smoothing=0.1)
             optimizer.zero_grad()
             loss.backward()

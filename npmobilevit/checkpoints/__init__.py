@@ -12,9 +12,8 @@ from npmobilevit.checkpoints.checkpoint import (
     load_processor_settings,
     load_weights,
 )
-from npmobilevit.checkpoints.files import write_atomically
 from npmobilevit.checkpoints.hub import HubArguments
-from npmobilevit.checkpoints.json_file import read_json_object
+from npmobilevit.checkpoints.json_file import read_json_object, write_json_object
 from npmobilevit.checkpoints.weights_file import read_safetensors, write_safetensors
 
 __all__ = [
@@ -31,6 +30,6 @@ __all__ = [
     "load_weights",
     "read_json_object",
     "read_safetensors",
-    "write_atomically",
+    "write_json_object",
     "write_safetensors",
 ]

@@ -44,7 +44,7 @@ def read_at_once(path: Path) -> bytes:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path`: afterwards the file is whole, or as it was before.
+    """Write `data` to `path`: afterwards the file is whole, or as it was before. Its folder is made if need be.
 
     Raises
     ------
@@ -54,6 +54,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     # Not `tempfile`: its files are private (0600), and the finished one should follow the user's umask.
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             partial.write_bytes(data)
             os.replace(partial, path)

@@ -5,16 +5,29 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from npmobilevit.checkpoints.files import read_at_once, regular_file_size, shown
+from npmobilevit.checkpoints.files import read_at_once, regular_file_size, shown, write_atomically
 from npmobilevit.errors import ConfigError
 
 MAX_JSON_BYTES = 1_000_000
 """Largest file that is read. The published config.json with all ImageNet labels has 70 kB."""
 
 _BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "UTF-8 with a byte order mark", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+
+
+def write_json_object(path: Path, value: Mapping[str, Any]) -> None:
+    """Write `value` to `path` as `read_json_object` reads it, with sorted keys as transformers does.
+
+    Raises
+    ------
+    CheckpointError
+        ``checkpoint-unwritable``.
+    """
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
+    write_atomically(path, f"{text}\n".encode())
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

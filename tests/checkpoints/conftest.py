@@ -1,12 +1,6 @@
 """A loopback Hub that huggingface_hub talks to in this process, with an empty cache."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for fakehub, which tests of other folders use too
-
 from fakehub import FakeHub
 
 
