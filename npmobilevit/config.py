@@ -145,11 +145,10 @@ class MobileViTConfig:
         _check_member("hidden_act", self.hidden_act, HIDDEN_ACTS)
         _check_member("problem_type", self.problem_type, (None, *PROBLEM_TYPES))
         for name in ("mlp_ratio", "expand_ratio"):
-            _check_number(name, getattr(self, name), 0, 64, above=True)
-        _check_number("layer_norm_eps", self.layer_norm_eps, 0, 1, above=True)
-        _check_number("initializer_range", self.initializer_range, 0, 1e6)
-        for name in (f.name for f in dataclasses.fields(self) if f.name.endswith("_dropout_prob")):
-            _check_number(name, getattr(self, name), 0, 1)
+            object.__setattr__(self, name, _number(name, getattr(self, name), 0, 64, above=True))
+        object.__setattr__(self, "layer_norm_eps", _number("layer_norm_eps", self.layer_norm_eps, 0, 1, above=True))
+        for name in (f.name for f in dataclasses.fields(self) if f.name.endswith(("_prob", "_range"))):
+            object.__setattr__(self, name, _number(name, getattr(self, name), 0, 1))
         for name in ("qkv_bias", "output_hidden_states", "return_dict"):
             _check_member(name, getattr(self, name), (True, False))
         if not _is_int(self.semantic_loss_ignore_index):
@@ -161,6 +160,9 @@ class MobileViTConfig:
                 )
             if int(width * self.mlp_ratio) < 1:
                 _refuse("mlp_ratio", self.mlp_ratio, f"at least 1/{width}, so that the feed-forward layer has a width")
+        if not isinstance(self.extra, Mapping):
+            _refuse("extra", self.extra, "an object")
+        object.__setattr__(self, "extra", dict(self.extra))
         self._set_labels()
 
     def _set_labels(self) -> None:
@@ -181,7 +183,6 @@ class MobileViTConfig:
         object.__setattr__(self, "num_labels", len(names))
         object.__setattr__(self, "id2label", names)
         object.__setattr__(self, "label2id", dict(label2id))
-        object.__setattr__(self, "extra", dict(self.extra))
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> MobileViTConfig:
@@ -257,7 +258,10 @@ class MobileViTConfig:
 
 
 def _refuse(name: str, value: object, allowed: str) -> None:
-    found = repr(value)
+    try:
+        found = repr(value)
+    except ValueError:  # Python does not print integers of thousands of digits
+        found = f"a {type(value).__name__} too long to print"
     found = found if len(found) <= 80 else found[:77] + "..."
     raise ConfigError(f"config: {name} must be {allowed}, found {found}", "config-value")
 
@@ -279,10 +283,11 @@ def _integers(name: str, values: Any, count: int) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _check_number(name: str, value: Any, low: float, high: float, *, above: bool = False) -> None:
+def _number(name: str, value: Any, low: float, high: float, *, above: bool = False) -> float:
     valid = isinstance(value, int | float) and not isinstance(value, bool)
     if not valid or not low <= value <= high or (above and value == low):
         _refuse(name, value, f"a number {'above' if above else 'from'} {low} and at most {high}")
+    return float(value)  # transformers refuses integers in these fields of a file
 
 
 def _check_member(name: str, value: Any, allowed: Sequence[object]) -> None:

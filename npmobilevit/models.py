@@ -70,17 +70,21 @@ class PreTrainedModel:
         self.config = config
         self.precision = precision
         expected = self._expected_parameters()
-        tensors, self._counters = self._select(weights)
-        check_names_and_shapes(expected, tensors)
-        self._weights = {name: _convert(name, tensors[name], PRECISIONS[precision]) for name in expected}
+        # how many batches each normalisation was trained on: in every file of transformers, and without effect
+        counters: Shapes = {
+            f"{name.removesuffix('running_var')}num_batches_tracked": () for name in expected if name.endswith("_var")
+        }
+        tensors = self._own(weights)
+        check_names_and_shapes(expected, tensors, optional=counters)
+        self._weights = {name: _parameter(name, tensors[name], PRECISIONS[precision]) for name in expected}
+        self._counters = {name: _counter(name, tensors.get(name, 0)) for name in counters}
 
     def _expected_parameters(self) -> Shapes:
         return expected_parameters(self.config, head=self.head)
 
-    def _select(self, weights: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
-        """Split the weights into parameters and counters of training steps, which have no effect."""
-        counters = {name: value for name, value in weights.items() if name.endswith(".num_batches_tracked")}
-        return {name: value for name, value in weights.items() if name not in counters}, counters
+    def _own(self, weights: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        """The weights that are this model's, under its names."""
+        return weights
 
     @classmethod
     def from_pretrained(
@@ -124,7 +128,7 @@ class PreTrainedModel:
             state[name] = value
             if name.endswith(".running_var"):
                 counter = name.removesuffix("running_var") + "num_batches_tracked"
-                state[counter] = self._counters.get(counter, np.zeros((), np.int64))
+                state[counter] = self._counters[counter]
         return state
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
@@ -147,7 +151,7 @@ class PreTrainedModel:
         Parameters
         ----------
         pixel_values : (N, num_channels, H, W) array
-        names : iterable of str, optional
+        names : str or iterable of str, optional
             The taps wanted; None for all but the extras. Names are those of transformers' ``named_modules()``,
             for modules that return a tensor, or the first of several; dropouts are left out. "pixel_values" and
             "logits" are added. The extras ".scores", ".probs", ".unfolded" and ".folded" hang below the names of
@@ -165,7 +169,7 @@ class PreTrainedModel:
         """
         values: dict[str, Array] = {}
         seen: list[str] = []
-        wanted = None if names is None else set(names)
+        wanted = None if names is None else {names} if isinstance(names, str) else set(names)
 
         def record(name: str, x: Array) -> None:
             seen.append(name)
@@ -204,10 +208,13 @@ class PreTrainedModel:
             )
         if x.ndim != 4 or x.shape[1] != channels or 0 in x.shape:
             raise ShapeError(f"pixel_values must have shape (N, {channels}, H, W), found {x.shape}", "pixel-values")
-        if not np.isfinite(x).all():
-            where = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
-            raise ShapeError(f"pixel_values must be finite, found {x[where]} at index {where}", "pixel-values")
-        return x.astype(PRECISIONS[self.precision], copy=False)
+        with np.errstate(over="ignore"):  # becomes inf, which is refused
+            converted = x.astype(PRECISIONS[self.precision], copy=False)
+        if not np.isfinite(converted).all():
+            where = tuple(int(i) for i in np.argwhere(~np.isfinite(converted))[0])
+            beyond = f", beyond {self.precision}" if np.isfinite(x[where]) else ""
+            raise ShapeError(f"pixel_values must be finite, found {x[where]} at index {where}{beyond}", "pixel-values")
+        return converted
 
     def _wants(self, output_hidden_states: bool | None, return_dict: bool | None) -> tuple[bool, bool]:
         """The two arguments, or what the config says where they are None."""
@@ -266,7 +273,7 @@ class MobileViTModel(PreTrainedModel):
     def _expected_parameters(self) -> Shapes:
         return expected_parameters(self.config, expand_output=self.expand_output)
 
-    def _select(self, weights: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    def _own(self, weights: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         prefix = "mobilevit."
         if any(name.startswith(prefix) for name in weights):
             heads = ("classifier.", "segmentation_head.")
@@ -276,7 +283,7 @@ class MobileViTModel(PreTrainedModel):
             expanding = tuple(name for name in weights if name.startswith("conv_1x1_exp."))
             self.ignored_parameters += expanding
             weights = {name: value for name, value in weights.items() if name not in expanding}
-        return super()._select(weights)
+        return weights
 
     def _forward(self, x: Array, tap: Tap = ignore) -> network.Features:
         return network.base_model(self._scope(tap), x, self.config, expand_output=self.expand_output)
@@ -467,13 +474,14 @@ def segmentation_loss(logits: Array, labels: NDArray[Any], config: MobileViTConf
     return ops.cross_entropy(resized, labels, ignore_index=config.semantic_loss_ignore_index)
 
 
-def check_names_and_shapes(expected: Shapes, tensors: Mapping[str, NDArray[Any]]) -> None:
+def check_names_and_shapes(expected: Shapes, tensors: Mapping[str, NDArray[Any]], *, optional: Shapes) -> None:
     """Raise WeightsError listing all missing, unexpected and wrongly shaped tensors, before any arithmetic."""
+    known = expected | optional
     missing = [name for name in expected if name not in tensors]
-    unexpected = [repr(name)[1:-1][:120] for name in tensors if name not in expected]
+    unexpected = [repr(name)[1:-1][:120] for name in tensors if name not in known]
     misshaped = [
         f"{name}: expected {shape}, found {np.shape(tensors[name])}"
-        for name, shape in expected.items()
+        for name, shape in known.items()
         if name in tensors and np.shape(tensors[name]) != shape
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "wrongly shaped": misshaped}
@@ -488,7 +496,14 @@ def check_names_and_shapes(expected: Shapes, tensors: Mapping[str, NDArray[Any]]
     raise WeightsError(". ".join(lines), "weights-names")
 
 
-def _convert(name: str, value: NDArray[Any], dtype: np.dtype[Any]) -> Array:
+def _counter(name: str, value: Any) -> NDArray[np.int64]:
+    value = np.asarray(value)
+    if value.dtype.kind not in "iu":
+        raise WeightsError(f"{name} must be an integer, found {value.dtype}", "weights-dtype")
+    return np.array(value, np.int64)
+
+
+def _parameter(name: str, value: NDArray[Any], dtype: np.dtype[Any]) -> Array:
     """Return a contiguous copy in the model's dtype, or raise WeightsError for values that cannot be weights."""
     value = np.asarray(value)
     if value.dtype.kind != "f":

@@ -105,7 +105,23 @@ def scaled_dot_product_attention(query: Array, key: Array, value: Array) -> Arra
 
 
 def split_heads(x: Array, num_heads: int) -> Array:
-    """(S, L, D) -> (S, heads, L, D/heads): head i owns the i-th block of channels."""
+    """Cut the width into heads; head i owns the i-th block of channels.
+
+    Parameters
+    ----------
+    x : (S, L, D) array, float32 or float64
+    num_heads : int
+        A divisor of D.
+
+    Returns
+    -------
+    (S, num_heads, L, D / num_heads) array
+
+    Raises
+    ------
+    ShapeError
+        If `x` has not three axes or `num_heads` does not divide D.
+    """
     check_float(x, ndim=3)
     sequences, tokens, width = x.shape
     if width % check_positive("num_heads", num_heads):
@@ -114,7 +130,21 @@ def split_heads(x: Array, num_heads: int) -> Array:
 
 
 def merge_heads(x: Array) -> Array:
-    """(S, heads, L, D/heads) -> (S, L, D): the inverse of :func:`split_heads`."""
+    """Put the heads side by side: the inverse of :func:`split_heads`.
+
+    Parameters
+    ----------
+    x : (S, h, L, d) array, float32 or float64
+
+    Returns
+    -------
+    (S, L, h * d) array
+
+    Raises
+    ------
+    ShapeError
+        If `x` has not four axes.
+    """
     check_float(x, ndim=4)
     sequences, heads, tokens, head_width = x.shape
     return x.transpose(0, 2, 1, 3).reshape(sequences, tokens, heads * head_width)

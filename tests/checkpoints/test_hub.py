@@ -329,7 +329,14 @@ except CheckpointError as error:
 def run_with(hub_url, cache, **environment):
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", FETCH_IN_A_NEW_PROCESS],
-        env={**os.environ, "HF_ENDPOINT": hub_url, "HF_HOME": str(cache), "NO_PROXY": "127.0.0.1", **environment},
+        env={
+            **os.environ,
+            "HF_ENDPOINT": hub_url,
+            "HF_HOME": str(cache),
+            "HF_HUB_OFFLINE": "0",
+            "NO_PROXY": "127.0.0.1",
+            **environment,
+        },
         capture_output=True,
         text=True,
         timeout=60,

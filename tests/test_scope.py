@@ -1,0 +1,86 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from npmobilevit import ops
+from npmobilevit.scope import EXTRA_TAPS, PARAMETER_LEAVES, OpTable, Scope, ignore
+
+
+def make_weights() -> dict[str, np.ndarray]:
+    names = ("a.weight", "a.bias", "a.b.weight", "ab.weight", "a.running_mean", "a.num_batches_tracked", "weight")
+    return {name: np.full(1, float(i)) for i, name in enumerate(names)}
+
+
+def test_at_joins_names_with_dots():
+    root = Scope({})
+    assert root.name == ""
+    assert root.at("mobilevit").name == "mobilevit"
+    assert root.at("encoder").at("layer.2").at("conv_1x1").name == "encoder.layer.2.conv_1x1"
+
+
+def test_at_keeps_everything_but_the_name_and_leaves_its_parent_alone():
+    def listen(name, x):
+        pass
+
+    weights, table = make_weights(), OpTable()._replace(conv2d=ops.linear)
+    parent = Scope(weights, "a", listen, table)
+    child = parent.at("b")
+    assert child.weights is weights
+    assert child.tap is listen
+    assert child.ops is table
+    assert parent.name == "a"
+
+
+def test_params_are_the_leaves_of_this_node_alone():
+    weights = make_weights()
+    root = Scope(weights)
+    params = root.at("a").params()
+    assert params == {leaf: weights[f"a.{leaf}"] for leaf in ("weight", "bias", "running_mean")}
+    assert params["weight"] is weights["a.weight"]
+    assert root.at("a").at("b").params() == {"weight": weights["a.b.weight"]}
+    assert root.at("nothing").params() == {}
+
+
+def test_the_leaves_are_the_arguments_of_batch_norm():
+    assert set(PARAMETER_LEAVES) < set(ops.batch_norm.__annotations__)
+
+
+def test_out_tells_the_listener_and_returns_the_same_array():
+    heard = []
+    scope = Scope({}, tap=lambda name, x: heard.append((name, x))).at("encoder")
+    x = np.ones(3)
+    assert scope.out(x) is x
+    [(name, value)] = heard
+    assert name == "encoder"
+    assert value is x
+
+
+def test_what_a_listener_returns_is_ignored():
+    x = np.ones(3)
+    assert Scope({}, tap=lambda name, value: value + 1).at("a").out(x) is x
+
+
+def test_nobody_listens_by_default():
+    x = np.ones(3)
+    assert Scope({}).tap is ignore
+    assert ignore("a", x) is None
+    assert Scope({}).at("a").out(x) is x
+
+
+def test_a_scope_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Scope({}).name = "other"
+    with pytest.raises(AttributeError):
+        Scope({}).ops.conv2d = ops.linear
+
+
+@pytest.mark.parametrize("field", OpTable._fields)
+def test_the_table_holds_the_operators_of_the_same_names(field):
+    expected = ops.ACTIVATIONS if field == "activations" else getattr(ops, field)
+    assert getattr(Scope({}).ops, field) is expected
+
+
+def test_extras_are_no_parameters():
+    assert EXTRA_TAPS == ("scores", "probs", "unfolded", "folded")
+    assert not set(EXTRA_TAPS) & set(PARAMETER_LEAVES)
