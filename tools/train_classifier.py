@@ -33,7 +33,7 @@ from transformers import MobileViTConfig, MobileViTForImageClassification, Mobil
 INPUT_SIZE = 64
 SMALL_SIZE = 48  # the first epochs see smaller inputs: they cost 0.65 of the time
 SMALL_EPOCHS = 0.35
-LATE_EPOCHS = 0.85  # from here on the augmentation is milder, so that the network ends near what it will see
+LATE_EPOCHS = 0.75  # from here on the augmentation is milder, so that the network ends near what it will see
 LATE_STRENGTH = 0.5
 EMA_DECAY = 0.999
 
