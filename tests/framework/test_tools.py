@@ -1,0 +1,113 @@
+"""The tools that train, evaluate and time, on the smallest of inputs."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import npmobilevit as nm
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+TOOLS = Path(__file__).parents[2] / "tools"
+sys.path.insert(0, str(TOOLS))
+
+import benchmark  # noqa: E402
+import cifar10  # noqa: E402
+import evaluate  # noqa: E402
+import train_classifier  # noqa: E402
+
+pytestmark = [pytest.mark.framework, pytest.mark.filterwarnings("default")]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """CIFAR-10 in little: 16 pictures a split, the classes told apart by their colour."""
+    folder = tmp_path_factory.mktemp("cifar10")
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for label, colour in (("cat", (200, 40, 40)), ("ship", (40, 40, 200))):
+            (folder / split / label).mkdir(parents=True)
+            for i in range(8):
+                pixels = np.clip(rng.normal(colour, 20, (32, 32, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / split / label / f"{i:04}.jpg")
+    return folder
+
+
+def run(monkeypatch, tool, *arguments):
+    monkeypatch.setattr(sys, "argv", [f"{tool.__name__}.py", *map(str, arguments)])
+    tool.main()
+
+
+def test_training_resumes_and_ends_in_a_checkpoint_that_npmobilevit_loads(data, tmp_path, monkeypatch, capsys):
+    arguments = ("--data", data, "--out", tmp_path, "--batch-size", 8, "--epochs", 2)
+
+    class Killed(Exception):
+        pass
+
+    def save_once(*saved):
+        if (tmp_path / "state.pt").exists():
+            raise Killed
+        save(*saved)
+
+    save = torch.save
+    monkeypatch.setattr(torch, "save", save_once)
+    with pytest.raises(Killed):  # at the end of the second epoch: only the first is saved
+        run(monkeypatch, train_classifier, *arguments)
+    assert "epoch 1/2" in capsys.readouterr().out
+    monkeypatch.setattr(torch, "save", save)
+    run(monkeypatch, train_classifier, *arguments)
+    resumed = capsys.readouterr().out
+    assert "epoch 1/2" not in resumed
+    assert "epoch 2/2" in resumed
+    run(monkeypatch, train_classifier, *arguments)
+    assert "epoch " not in capsys.readouterr().out  # nothing is left to do
+    pipeline = nm.load(tmp_path)
+    assert [p.label for p in pipeline.predict(np.zeros((40, 50, 3), np.uint8), top_k=10)]
+    assert pipeline.config.id2label == dict(enumerate(cifar10.LABELS))
+    assert dict(pipeline.processor.crop_size) == {"height": 64, "width": 64}
+    with pytest.raises(SystemExit, match="was made for 2 epochs"):
+        run(monkeypatch, train_classifier, "--data", data, "--out", tmp_path, "--batch-size", 8, "--epochs", 3)
+
+
+def test_augmented_pictures_are_what_the_processor_makes():
+    pictures = torch.zeros(8, 32, 32, 3, dtype=torch.uint8)
+    pictures[..., 0] = 255  # red
+    for seed in range(4):
+        x = train_classifier.augment(pictures, 48, torch.Generator().manual_seed(seed), 1.0)
+        assert x.shape == (8, 3, 48, 48)
+        assert x.dtype == torch.float32
+        assert 0 <= x.min() <= x.max() <= 1
+        assert (x[:, 2].mean() > x[:, 0].mean() + 0.3).item()  # red is the last channel: BGR
+
+
+def test_evaluate_counts_right_answers_and_compares_with_torch(data, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "report.json"
+    run(monkeypatch, evaluate, "--data", data, "--torch", "--out", out)
+    report = json.loads(out.read_text())
+    assert report == json.loads(capsys.readouterr().out)
+    pictures, labels = cifar10.read_split(data, "test")
+    shipped = nm.load("cifar10-xx-small")
+    right = [shipped.predict(p)[0].index == label for p, label in zip(pictures, labels, strict=True)]
+    assert (report["pictures"], report["right"]) == (16, sum(right))
+    assert report["accuracy"] == sum(right) / 16
+    assert report["per_class"] == {"cat": sum(right[:8]) / 8, "ship": sum(right[8:]) / 8}
+    assert report["torch"]["right"] == report["right"]
+    assert report["torch"]["largest_logit_error"] < 1e-5
+    assert report["torch"]["disagreements"] == []
+
+
+def test_evaluate_reads_photographs(data, monkeypatch, capsys):
+    run(monkeypatch, evaluate, "--photos", data / "test")
+    assert json.loads(capsys.readouterr().out)["pictures"] == 16
+
+
+def test_benchmark_times_both_on_the_same_network():
+    found, error = benchmark.ratios(benchmark.VARIANTS["xx-small"], size=64, rounds=2)
+    assert len(found) == 2
+    assert all(ratio > 0 for ratio in found)
+    assert error < 1e-5
