@@ -27,7 +27,10 @@ HIDDEN_ACTS = (
     *("relu6", "sigmoid", "silu", "sqrtsoftplus", "swish", "tanh"),
 )
 
-MAX_SIZE = 2**16  # of any width, kernel, rate or label count: a wrong file must not ask for terabytes
+MAX_SIZE = 2**16  # of any width, kernel or label count: a wrong file must not ask for terabytes
+# No weight's shape bears these out, and a small picture is enlarged to a whole patch or padded by the rate.
+MAX_PATCH_SIZE = 64
+MAX_RATE = 256
 
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
 
@@ -134,8 +137,11 @@ class MobileViTConfig:
             object.__setattr__(self, name, _integers(name, getattr(self, name), count))
         if isinstance(self.image_size, list | tuple):
             object.__setattr__(self, "image_size", _integers("image_size", self.image_size, 2))
+        _check_integer("patch_size", self.patch_size, maximum=MAX_PATCH_SIZE)
+        for index, rate in enumerate(self.atrous_rates):
+            _check_integer(f"atrous_rates[{index}]", rate, maximum=MAX_RATE)
         for name in (
-            *("num_channels", "patch_size", "num_attention_heads", "aspp_out_channels", "conv_kernel_size"),
+            *("num_channels", "num_attention_heads", "aspp_out_channels", "conv_kernel_size"),
             *([] if isinstance(self.image_size, tuple) else ["image_size"]),
         ):
             _check_integer(name, getattr(self, name))
@@ -204,8 +210,6 @@ class MobileViTConfig:
         for name in ("id2label", "label2id", "num_labels"):
             if known.get(name, ...) is None:
                 del known[name]
-        if isinstance(known.get("id2label"), Mapping) and "num_labels" not in settings:
-            known.pop("num_labels", None)
         extra = {name: value for name, value in settings.items() if name not in names and name != "model_type"}
         return cls(**known, extra=extra)
 
@@ -270,9 +274,9 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _check_integer(name: str, value: Any, *, minimum: int = 1) -> None:
-    if not _is_int(value) or not minimum <= value <= MAX_SIZE:
-        _refuse(name, value, f"an integer in {minimum}..{MAX_SIZE}")
+def _check_integer(name: str, value: Any, *, minimum: int = 1, maximum: int = MAX_SIZE) -> None:
+    if not _is_int(value) or not minimum <= value <= maximum:
+        _refuse(name, value, f"an integer in {minimum}..{maximum}")
 
 
 def _integers(name: str, values: Any, count: int) -> tuple[int, ...]:

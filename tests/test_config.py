@@ -57,7 +57,7 @@ NO_FLAGS = (0, 1, "true", None, 1.0, [])
 REFUSED: dict[str, tuple[Any, ...]] = {
     "num_channels": (*NO_INTEGERS, [3]),
     "image_size": (*NO_INTEGERS, "256", [256], [256, 256, 256], [256, 0], [256.0, 256], (True, 256)),
-    "patch_size": (*NO_INTEGERS, [2, 2], (2, 2)),
+    "patch_size": (*NO_INTEGERS, [2, 2], (2, 2), 65, 20_000),  # a small picture is enlarged to a whole patch
     "hidden_sizes": (*NO_LISTS, *([64, value, 96] for value in NO_INTEGERS)),
     "neck_hidden_sizes": (*NO_LISTS, [8] * 6, *([8, 8, 8, 8, 8, 8, value] for value in NO_INTEGERS)),
     "num_attention_heads": (*NO_INTEGERS, [4]),
@@ -74,7 +74,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "layer_norm_eps": (0, 0.0, -1e-5, NAN, INF, 2.0, True, "1e-5", None),
     "qkv_bias": NO_FLAGS,
     "aspp_out_channels": NO_INTEGERS,
-    "atrous_rates": (*NO_LISTS, [6, 12], *([6, value, 18] for value in NO_INTEGERS)),
+    "atrous_rates": (*NO_LISTS, [6, 12], [6, 12, 257], [20_000] * 3, *([6, value, 18] for value in NO_INTEGERS)),
     "semantic_loss_ignore_index": (1.5, 255.0, True, "255", None, [255], NAN),
     "num_labels": (True, "3", 2.0, -1, 10**9, NAN, [2]),
     "id2label": (
