@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     try:
         code: int = options.run(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code
     except _ModelUnavailable as unavailable:
         _say("error", unavailable.__cause__)
@@ -59,9 +60,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("error", "interrupted")
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader has seen enough; what is still buffered goes nowhere, without a traceback
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except MemoryError:
+        _say("error", "there is not enough memory for this")
+        return EXIT_INPUT
+    except BrokenPipeError:  # the reader has seen enough
+        _drop_output()
         return EXIT_GOOD
+    except OSError as error:
+        _drop_output()
+        _say("error", f"cannot write the output: {error.strerror or error}")
+        return EXIT_INPUT
+
+
+def _drop_output() -> None:
+    """Let what is still buffered go nowhere, so that the interpreter does not fail on it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -106,7 +119,7 @@ def run_predict(options: argparse.Namespace) -> int:
             continue
         results.append({"input": image, "predictions": [p._asdict() for p in predictions]})
         if not options.json:
-            print(image, *map(_bar, predictions), sep="\n", flush=True)
+            print(_printable(image), *map(_bar, predictions), sep="\n", flush=True)
     if options.json:
         _print_json("predict", pipeline, {"results": results})
     return EXIT_INPUT if failures else EXIT_GOOD
@@ -186,12 +199,18 @@ def _warnings_as_lines() -> Iterator[None]:
 
 
 def _say(kind: str, message: object) -> None:
-    print(f"{kind}: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # print would turn to stdout
+        print(f"{kind}: {_printable(' '.join(str(message).split()))}", file=sys.stderr, flush=True)
+
+
+def _printable(text: str) -> str:
+    """Escape what could steer a terminal, or is no character: a file's name may hold anything but a slash."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _bar(prediction: Prediction) -> str:
     bar = "#" * round(BAR_WIDTH * prediction.score)
-    return f"  {prediction.score:6.1%}  {prediction.label:20} {bar}".rstrip()
+    return f"  {prediction.score:6.1%}  {_printable(prediction.label):20} {bar}".rstrip()
 
 
 def _print_json(command: str, pipeline: Pipeline, content: dict[str, Any]) -> None:
@@ -205,7 +224,6 @@ def _print_json(command: str, pipeline: Pipeline, content: dict[str, Any]) -> No
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, found {value}")
-    return value
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, found {text[:40]!r}")
+    return int(text)

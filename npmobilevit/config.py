@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -166,8 +167,8 @@ class MobileViTConfig:
                 )
             if int(width * self.mlp_ratio) < 1:
                 _refuse("mlp_ratio", self.mlp_ratio, f"at least 1/{width}, so that the feed-forward layer has a width")
-        if not isinstance(self.extra, Mapping):
-            _refuse("extra", self.extra, "an object")
+        if not isinstance(self.extra, Mapping) or not _is_json(self.extra):
+            _refuse("extra", self.extra, "an object of JSON values")
         object.__setattr__(self, "extra", dict(self.extra))
         self._set_labels()
 
@@ -184,7 +185,9 @@ class MobileViTConfig:
         label2id = self.label2id
         if label2id is None:
             label2id = {name: index for index, name in names.items()}
-        if not isinstance(label2id, Mapping) or not all(_is_int(index) for index in label2id.values()):
+        if not isinstance(label2id, Mapping) or not all(
+            isinstance(name, str) and _is_int(index) for name, index in label2id.items()
+        ):
             _refuse("label2id", label2id, "an object of name: integer")
         object.__setattr__(self, "num_labels", len(names))
         object.__setattr__(self, "id2label", names)
@@ -258,7 +261,7 @@ class MobileViTConfig:
         """
         from npmobilevit.checkpoints import CONFIG, write_json_object  # stands above this module
 
-        write_json_object(Path(folder) / CONFIG, self.to_dict())
+        write_json_object(Path(folder).expanduser() / CONFIG, self.to_dict())
 
 
 def _refuse(name: str, value: object, allowed: str) -> None:
@@ -272,6 +275,14 @@ def _refuse(name: str, value: object, allowed: str) -> None:
 
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_json(value: Mapping[str, Any]) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return all(isinstance(key, str) for key in value)
 
 
 def _check_integer(name: str, value: Any, *, minimum: int = 1, maximum: int = MAX_SIZE) -> None:
@@ -308,7 +319,7 @@ def _label_names(id2label: Any) -> dict[int, str]:
     for key, name in id2label.items():
         is_index = _is_int(key) or (isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 8)
         if not is_index or not isinstance(name, str):
-            _refuse(f"id2label[{key!r}]", name, "a name under an integer key")
+            _refuse("id2label", {key: name}, "an object with names under integer keys")
         names[int(key)] = name
     if sorted(names) != list(range(len(id2label))):
         _refuse("id2label", sorted(names), f"numbered 0..{len(id2label) - 1} without gaps")

@@ -37,6 +37,7 @@ Pixels: TypeAlias = NDArray[Any]
 SizeSetting: TypeAlias = "int | Sequence[int] | Mapping[str, int]"
 
 MAX_RESIZED_PIXELS = 64_000_000
+MAX_FACTOR = 1e30  # 255 times this is still a float32
 
 # Written by several generations of transformers, without a meaning of their own.
 _BOOKKEEPING = ("feature_extractor_type", "image_processor_type", "processor_class", "_valid_processor_keys")
@@ -264,7 +265,7 @@ class MobileViTImageProcessor:
         """
         from npmobilevit.checkpoints import PROCESSOR, write_json_object  # stands above this module
 
-        write_json_object(Path(folder) / PROCESSOR, self.to_dict())
+        write_json_object(Path(folder).expanduser() / PROCESSOR, self.to_dict())
 
     def __call__(
         self,
@@ -433,6 +434,8 @@ class MobileViTImageProcessor:
                 "Pass the output of MobileViTForSemanticSegmentation.",
                 code="logits-shape",
             )
+        if np.isnan(logits).any():
+            raise ShapeError("outputs.logits holds NaN, which belongs to no class.", code="logits-nan")
         if target_sizes is None:
             scores = list(logits)
         else:
@@ -622,7 +625,10 @@ def _batch(arrays: list[Pixels], return_tensors: str | None) -> Pixels | list[Pi
 
 
 def _checked_target_sizes(target_sizes: ArrayLike, count: int) -> list[tuple[int, int]]:
-    sizes = np.asarray(target_sizes)
+    try:
+        sizes = np.asarray(target_sizes)
+    except ValueError:  # ragged
+        sizes = np.empty(0)
     if sizes.shape != (count, 2) or sizes.dtype.kind not in "iu" or sizes.min() < 1:
         raise ShapeError(
             f"target_sizes has to hold {count} pairs (height, width) of positive whole numbers, one for each item of "
@@ -698,8 +704,8 @@ def _checked_resample(value: object) -> int:
 
 
 def _checked_factor(value: object) -> float:
-    if not _is_finite_number(value) or value <= 0:
-        raise _setting_error("rescale_factor", value, "a positive number")
+    if not _is_finite_number(value) or not 0 < value <= MAX_FACTOR:
+        raise _setting_error("rescale_factor", value, f"a positive number of at most {MAX_FACTOR:g}")
     return float(value)
 
 
@@ -714,7 +720,12 @@ def _checked_statistics(name: str, value: object) -> float | tuple[float, ...] |
 
 
 def _is_finite_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 def _checked_layout(value: object) -> str | None:

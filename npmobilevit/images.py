@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,6 +66,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_FILE_BYTES = 256 * 2**20
 READ_BYTES = 2**20  # of a stream at a time
 MAX_PIXELS = 100_000_000
+
+# The list of warning filters belongs to the process: two threads that change and restore it in turn would leave
+# it changed.
+_WARNINGS_LOCK = threading.Lock()
 
 _OPAQUE_MODES = ("RGB", "L", "1", "P", "CMYK", "YCbCr", "RGBX", "HSV", "LAB")
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
@@ -162,7 +167,7 @@ def flatten(picture: Image.Image) -> Image.Image:
     """Convert a PIL image to mode RGB, transparency laid on white (``convert_to_rgb`` of transformers)."""
     keyed = picture.mode in ("1", "L", "P", "RGB") and picture.has_transparency_data
     if picture.mode not in _ALPHA_MODES and not keyed:
-        return picture.convert("RGB")
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
     if picture.mode == "La":  # Pillow has no direct way from premultiplied grey to RGBA
         picture = picture.convert("LA")
     white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
@@ -266,9 +271,14 @@ def _open(data: bytes, source: str) -> Image.Image:
 def _pillow(source: str, data: bytes = b"") -> Iterator[None]:
     """Silence Pillow's warnings and turn whatever its decoders raise into ImageError."""
     try:
-        with warnings.catch_warnings():
+        with _WARNINGS_LOCK, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+    except MemoryError as error:
+        raise ImageError(
+            f"cannot read {source}: there is not enough memory for its pixels. Scale it down first.",
+            code="image-memory",
+        ) from error
     except Image.DecompressionBombError as error:
         raise _too_large(source) from error
     except UnidentifiedImageError as error:

@@ -63,10 +63,14 @@ class PreTrainedModel:
         precision: str = "float32",
         engine: str = "reference",
     ) -> None:
-        if precision not in PRECISIONS:
+        if not isinstance(precision, str) or precision not in PRECISIONS:
             raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, found {precision!r}", "precision")
         if engine not in ENGINES:
             raise ConfigError(f"engine must be one of {', '.join(ENGINES)}, found {engine!r}", "engine")
+        if not isinstance(config, MobileViTConfig):
+            raise ConfigError(f"config must be a MobileViTConfig, found {type(config).__name__}", "config-value")
+        if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
+            raise WeightsError("weights must be a mapping of names to arrays", "weights-type")
         self.config = config
         self.precision = precision
         expected = self._expected_parameters()
@@ -143,7 +147,7 @@ class PreTrainedModel:
 
         settings = self.config.to_dict() | {"architectures": [type(self).__name__], "dtype": self.precision}
         MobileViTConfig.from_dict(settings).save_pretrained(folder)
-        write_safetensors(Path(folder) / "model.safetensors", self.state_dict())
+        write_safetensors(Path(folder).expanduser() / "model.safetensors", self.state_dict())
 
     def taps(self, pixel_values: Array, names: Iterable[str] | None = None) -> dict[str, Array]:
         """Run the network and return what its modules put out.
@@ -199,7 +203,7 @@ class PreTrainedModel:
         """Return the pixels in the model's precision."""
         if pixel_values is None:
             raise ShapeError("pixel_values is missing: pass an array (N, C, H, W)", "pixel-values")
-        x = np.asarray(pixel_values)
+        x = _as_array("pixel_values", pixel_values, ShapeError)
         channels = self.config.num_channels
         if x.dtype.kind != "f":
             raise ShapeError(
@@ -442,9 +446,9 @@ class MobileViTForSemanticSegmentation(PreTrainedModel):
 def _read_checkpoint(
     name_or_folder: str | os.PathLike[str], arguments: HubArguments
 ) -> tuple[MobileViTConfig, dict[str, NDArray[Any]]]:
-    from npmobilevit.checkpoints import find_checkpoint, load_config_dict, load_weights  # not needed to run a network
+    from npmobilevit.checkpoints import find_model, load_config_dict, load_weights  # not needed to run a network
 
-    checkpoint = find_checkpoint(name_or_folder, **arguments)
+    checkpoint = find_model(name_or_folder, **arguments)
     return MobileViTConfig.from_dict(load_config_dict(checkpoint)), load_weights(checkpoint)
 
 
@@ -496,6 +500,15 @@ def check_names_and_shapes(expected: Shapes, tensors: Mapping[str, NDArray[Any]]
     raise WeightsError(". ".join(lines), "weights-names")
 
 
+def _as_array(name: str, value: Any, error: type[ShapeError | WeightsError]) -> NDArray[Any]:
+    if isinstance(value, np.ma.MaskedArray):
+        raise error(f"{name} is a masked array, and the mask would be lost; use .filled(value)", "array-type")
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as cause:  # ragged lists; tensors of a framework that do not convert
+        raise error(f"{name} cannot be read as an array: {cause}", "array-type") from cause
+
+
 def _counter(name: str, value: Any) -> NDArray[np.int64]:
     value = np.asarray(value)
     if value.dtype.kind not in "iu":
@@ -505,7 +518,7 @@ def _counter(name: str, value: Any) -> NDArray[np.int64]:
 
 def _parameter(name: str, value: NDArray[Any], dtype: np.dtype[Any]) -> Array:
     """Return a contiguous copy in the model's dtype, or raise WeightsError for values that cannot be weights."""
-    value = np.asarray(value)
+    value = _as_array(name, value, WeightsError)
     if value.dtype.kind != "f":
         raise WeightsError(f"{name} must hold floats, found {value.dtype}", "weights-dtype")
     with np.errstate(over="ignore"):  # becomes inf, which is refused below

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -105,17 +106,23 @@ class Pipeline:
         return pixel_values
 
     def require_classifier(self) -> None:
-        """Raise ConfigError unless the network is a classifier with at least one label."""
-        if not isinstance(self.network, MobileViTForImageClassification) or not self.config.num_labels:
+        """Raise ConfigError unless the network is a classifier of RGB pictures with at least one label."""
+        config = self.config
+        if not isinstance(self.network, MobileViTForImageClassification) or not config.num_labels:
             raise ConfigError(
-                f"{self.name} is no classifier ({type(self.network).__name__}, {self.config.num_labels} labels); "
+                f"{self.name} is no classifier ({type(self.network).__name__}, {config.num_labels} labels); "
                 "load a classification checkpoint",
+                "not-a-classifier",
+            )
+        if config.num_channels != 3:
+            raise ConfigError(
+                f"{self.name} takes {config.num_channels} channels, and pictures have three; call its network",
                 "not-a-classifier",
             )
 
     def predict(self, image: Any, *, top_k: int = 5) -> Any:
         """Name what a picture shows; see :func:`predict`."""
-        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+        if isinstance(top_k, bool) or not isinstance(top_k, int | np.integer) or top_k < 1:
             raise ConfigError(f"top_k must be an integer of at least 1, found {top_k!r}", "top-k")
         self.require_classifier()
         if isinstance(image, list | tuple):
@@ -202,12 +209,10 @@ def load(
     settings = checkpoints.load_config_dict(checkpoint)
     weights = checkpoints.load_weights(checkpoint)
     kind = _architecture(settings, weights)
-    network = kind(
-        MobileViTConfig.from_dict(settings),
-        weights,
-        precision=precision,
-        engine="reference" if engine is None else engine,
-    )
+    options: dict[str, Any] = {"precision": precision, "engine": "reference" if engine is None else engine}
+    if kind is MobileViTModel:
+        options["expand_output"] = any(name.startswith("conv_1x1_exp.") for name in weights)
+    network = kind(MobileViTConfig.from_dict(settings), weights, **options)
     return Pipeline(checkpoint.name, network, _processor(checkpoint), checkpoint.revision)
 
 
@@ -252,15 +257,27 @@ def _architecture(settings: Mapping[str, Any], weights: Mapping[str, NDArray[Any
 
 
 @functools.lru_cache(maxsize=8)
-def _loaded_once(name: str | None) -> Pipeline:
+def _loaded_once(name: str | Path | None) -> Pipeline:
     return load(name)
+
+
+_LOADING = threading.Lock()  # lru_cache alone would let several threads load the same name
 
 
 def as_pipeline(model: Pipeline | str | os.PathLike[str] | None) -> Pipeline:
     """Return `model` if it is a pipeline, else the checkpoint of that name, which is loaded once per process."""
     if isinstance(model, Pipeline):
         return model
-    return _loaded_once(os.fspath(model) if model is not None else os.environ.get(MODEL_VARIABLE) or None)
+    name = model if model is not None else os.environ.get(MODEL_VARIABLE) or None
+    if name is not None and not isinstance(name, str | os.PathLike):
+        raise CheckpointError(
+            f"a Pipeline, name or path is needed, not {type(name).__name__}; load() makes a Pipeline",
+            "checkpoint-name-invalid",
+        )
+    if name is not None and checkpoints.names_a_folder(name):  # of the working directory as it is now
+        name = Path(name).expanduser().absolute()
+    with _LOADING:
+        return _loaded_once(name if isinstance(name, Path) else None if name is None else os.fspath(name))
 
 
 @overload

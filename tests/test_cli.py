@@ -207,3 +207,36 @@ def test_an_ascii_console_and_odd_names(tmp_path):
         done = in_process("predict", odd, *MODEL, *form)
         assert done.returncode == 0, done.stderr
         assert b"cat" in done.stdout
+
+
+def test_a_name_cannot_steer_the_terminal(tmp_path):
+    picture = tmp_path / "a\n\x1b[31m.png"
+    picture.write_bytes(Path(CHELSEA).read_bytes())
+    done = in_process("predict", str(picture), "missing\x1b[31m.png", *MODEL)
+    assert b"\x1b" not in done.stdout + done.stderr
+    assert b"a\\n\\x1b[31m.png" in done.stdout
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_do_not_end_in_a_traceback(redirection):
+    command = f"{sys.executable} -m npmobilevit predict missing.png {CHELSEA} --model cifar10-xx-small {redirection}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60)
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stderr
+    assert b"error" not in done.stdout
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has a full disk at hand")
+def test_a_full_disk_is_one_line():
+    command = f"{sys.executable} -m npmobilevit taps --model cifar10-xx-small > /dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == b"error: cannot write the output: No space left on device\n"
+
+
+def test_too_little_memory_is_one_line(capsys, monkeypatch):
+    def exhaust(options):
+        raise MemoryError
+
+    monkeypatch.setattr(cli, "run_taps", exhaust)
+    assert run(capsys, "taps", *MODEL) == (1, "", "error: there is not enough memory for this\n")

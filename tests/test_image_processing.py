@@ -642,3 +642,23 @@ def test_refused_target_sizes(target_sizes: object) -> None:
 )
 def test_refused_outputs(outputs: object) -> None:
     refused(ShapeError, "logits-shape", MobileViTImageProcessor().post_process_semantic_segmentation, outputs)
+
+
+@pytest.mark.parametrize("name", ["rescale_factor", "image_mean"])
+@pytest.mark.parametrize("value", [10**400, 1e300, float("inf")])
+def test_factors_beyond_all_floats(name: str, value: float) -> None:
+    if (name, value) != ("image_mean", 1e300):  # never applied
+        with pytest.raises(ConfigError, match=name):
+            MobileViTImageProcessor(**{name: value})
+
+
+def test_nan_has_no_class() -> None:
+    logits = np.zeros((1, 2, 3, 3))
+    logits[0, 1, 2, 2] = np.nan
+    with pytest.raises(ShapeError) as caught:
+        MobileViTImageProcessor().post_process_semantic_segmentation(SimpleNamespace(logits=logits))
+    assert caught.value.code == "logits-nan"
+    with pytest.raises(ShapeError):
+        MobileViTImageProcessor().post_process_semantic_segmentation(
+            SimpleNamespace(logits=np.zeros((2, 2, 3, 3))), target_sizes=[(3, 3), (3,)]
+        )

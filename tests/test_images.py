@@ -599,3 +599,13 @@ def test_describe_names_the_source_only() -> None:
     assert describe(np.zeros((2, 3))) == "array of shape (2, 3) and dtype float64"
     assert describe(3) == "object of type int"
     assert describe(io.BytesIO(b"12")) == "file object _io.BytesIO"
+
+
+def test_too_little_memory_is_not_a_damaged_picture(monkeypatch) -> None:
+    def exhaust(*arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(images, "flatten", exhaust)
+    with pytest.raises(ImageError, match="not enough memory") as caught:
+        images.to_rgb(Image.new("RGB", (8, 8)))
+    assert caught.value.code == "image-memory"

@@ -803,3 +803,21 @@ def test_models_list_of_this_module_is_complete():
         if isinstance(kind, type) and issubclass(kind, models.PreTrainedModel)
     }
     assert heads == set(MODELS) == set(HEADS)
+
+
+def test_arguments_of_the_wrong_kind_are_refused():
+    weights = task_weights()
+    with pytest.raises(ConfigError, match="MobileViTConfig"):
+        MobileViTForImageClassification({}, weights)
+    for wrong in (None, [], {1: np.zeros(3)}):
+        with pytest.raises(WeightsError, match="mapping of names"):
+            MobileViTForImageClassification(tiny(), wrong)
+    name = next(iter(weights))
+    with pytest.raises(WeightsError, match="masked"):
+        classifier(weights | {name: np.ma.masked_array(weights[name])})
+    with pytest.raises(ShapeError, match="masked"):
+        classifier(weights)(np.ma.masked_array(pixels()))
+    with pytest.raises(ShapeError, match="cannot be read"):
+        classifier(weights)([[1.0], [1.0, 2.0]])
+    with pytest.raises(ConfigError, match="precision"):
+        MobileViTForImageClassification(tiny(), weights, precision=["float32"])

@@ -2,7 +2,9 @@
 
 import io
 import pickle
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import networks
@@ -190,7 +192,7 @@ def test_a_name_is_loaded_once(classifier_folder, monkeypatch):
     for _ in range(2):
         nm.predict(np.zeros((9, 9, 3), np.uint8), classifier_folder)
         nm.predict(np.zeros((9, 9, 3), np.uint8), str(classifier_folder))
-    assert loads == [str(classifier_folder)]
+    assert loads == [classifier_folder]
 
 
 def test_a_pipeline_is_picklable(classifier):
@@ -257,3 +259,79 @@ def _default_fails_with(monkeypatch, code):
         return original(name, **arguments)
 
     monkeypatch.setattr(checkpoints, "find_checkpoint", find)
+
+
+# One process, several threads and working directories
+
+
+def test_threads_load_a_name_once(classifier_folder, monkeypatch):
+    loads = []
+    original = pipeline.load
+
+    def slow(name):
+        loads.append(name)
+        time.sleep(0.05)
+        return original(name)
+
+    monkeypatch.setattr(pipeline, "load", slow)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(pipeline.as_pipeline, [str(classifier_folder)] * 8))
+    assert len(loads) == 1
+    assert len(set(map(id, found))) == 1
+
+
+def test_threads_leave_the_warning_filters_as_they_were(classifier):
+    before = list(warnings.filters)
+    data = CHELSEA.read_bytes()
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(classifier.predict, [data] * 24))
+    assert all(answer == answers[0] for answer in answers)
+    assert list(warnings.filters) == before
+
+
+def test_a_path_object_is_a_folder_even_if_it_reads_like_an_alias(classifier_folder, tmp_path, monkeypatch):
+    (tmp_path / "xx-small").symlink_to(classifier_folder)
+    monkeypatch.chdir(tmp_path)
+    picture = np.zeros((9, 9, 3), np.uint8)
+    assert nm.predict(picture, Path("xx-small"))[0].label in "abcde"
+    with pytest.raises(nm.CheckpointError) as caught:
+        nm.predict(picture, "xx-small")
+    assert caught.value.code == "hub-offline"
+
+
+def test_a_relative_folder_is_that_of_the_working_directory(classifier_folder, tmp_path, monkeypatch):
+    picture = np.zeros((9, 9, 3), np.uint8)
+    for place in ("one", "two"):
+        folder = tmp_path / place / "model"
+        config = networks.tiny(num_labels=None, id2label={0: place, 1: place})
+        weights = networks.random_weights(config, "classification")
+        nm.MobileViTForImageClassification(config, weights).save_pretrained(folder)
+        nm.load(classifier_folder).processor.save_pretrained(folder)
+        monkeypatch.chdir(tmp_path / place)
+        assert nm.predict(picture, "./model")[0].label == place
+
+
+@pytest.mark.parametrize("model", [5, b"xx-small", nm.MobileViTConfig(), ["xx-small"]])
+def test_what_names_no_model_is_refused(model):
+    with pytest.raises(nm.CheckpointError) as caught:
+        nm.predict(np.zeros((9, 9, 3), np.uint8), model)
+    assert caught.value.code == "checkpoint-name-invalid"
+
+
+def test_a_base_model_without_its_last_convolution_loads(tmp_path, processor):
+    config = networks.tiny()
+    weights = networks.random_weights(config, expand_output=False)
+    nm.MobileViTModel(config, weights, expand_output=False).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert nm.load(tmp_path).network.expand_output is False
+
+
+def test_a_classifier_of_grey_pictures_says_so(processor):
+    config = networks.tiny(num_channels=1)
+    network = nm.MobileViTForImageClassification(config, networks.random_weights(config, "classification"))
+    with pytest.raises(nm.ConfigError, match="1 channels"):
+        nm.Pipeline("grey", network, processor).predict(np.zeros((9, 9, 3), np.uint8))
+
+
+def test_numpy_integers_count(classifier):
+    assert len(classifier.predict(np.zeros((9, 9, 3), np.uint8), top_k=np.int64(2))) == 2

@@ -42,7 +42,7 @@ def evaluate(pipeline: nm.Pipeline, pictures: list[Image.Image], labels: list[in
         if torch_model is None:
             continue
         theirs = torch_logits(torch_model, pixels)
-        worst = max(worst, float(np.abs(theirs - logits).max() / np.abs(theirs).max()))
+        worst = float(np.maximum(worst, np.abs(theirs - logits).max() / np.abs(theirs).max()))  # NaN stays NaN
         torch_right += int((theirs.argmax(axis=1) == labels[start : start + BATCH]).sum())
         for i in np.flatnonzero(theirs.argmax(axis=1) != logits.argmax(axis=1)):
             second, first = np.sort(logits[i])[-2:]

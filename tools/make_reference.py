@@ -982,11 +982,14 @@ def jobs(checkpoint: Path) -> dict[str, Callable[[Path], None]]:
 
 
 def relative_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Largest difference over the largest value; infinite if shape or dtype differ."""
+    """Largest difference over the largest value; infinite if shape or dtype differ, or only one of them is NaN."""
     if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
         return math.inf
     ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
-    return float(np.abs(ours - theirs).max(initial=0) / max(np.abs(theirs).max(initial=0), 1e-300))
+    if np.array_equal(ours, theirs, equal_nan=True):
+        return 0.0
+    difference = float(np.abs(ours - theirs).max(initial=0) / max(np.abs(theirs).max(initial=0), 1e-300))
+    return math.inf if math.isnan(difference) else difference
 
 
 def compare(made: Path, committed: Path) -> tuple[float, str]:

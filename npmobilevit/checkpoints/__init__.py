@@ -6,11 +6,13 @@ from npmobilevit.checkpoints.checkpoint import (
     WEIGHTS,
     Checkpoint,
     find_checkpoint,
+    find_model,
     load_config_dict,
     load_config_settings,
     load_processor_dict,
     load_processor_settings,
     load_weights,
+    names_a_folder,
 )
 from npmobilevit.checkpoints.hub import HubArguments
 from npmobilevit.checkpoints.json_file import read_json_object, write_json_object
@@ -23,11 +25,13 @@ __all__ = [
     "Checkpoint",
     "HubArguments",
     "find_checkpoint",
+    "find_model",
     "load_config_dict",
     "load_config_settings",
     "load_processor_dict",
     "load_processor_settings",
     "load_weights",
+    "names_a_folder",
     "read_json_object",
     "read_safetensors",
     "write_json_object",

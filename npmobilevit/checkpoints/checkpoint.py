@@ -81,6 +81,10 @@ def find_checkpoint(name: str | os.PathLike[str], **arguments: Unpack[hub.HubArg
     """
     options = hub.HubOptions(**arguments)
     found = _find(name, (WEIGHTS, CONFIG), (PROCESSOR,), options)
+    return _checkpoint(found)
+
+
+def _checkpoint(found: _Found) -> Checkpoint:
     return Checkpoint(
         name=found.name,
         source=found.source,
@@ -89,6 +93,12 @@ def find_checkpoint(name: str | os.PathLike[str], **arguments: Unpack[hub.HubArg
         processor_path=found.paths.get(PROCESSOR),
         revision=found.revision,
     )
+
+
+def find_model(name: str | os.PathLike[str], **arguments: Unpack[hub.HubArguments]) -> Checkpoint:
+    """As `find_checkpoint`, without the settings of the processor, which a network alone does not need."""
+    found = _find(name, (WEIGHTS, CONFIG), (), hub.HubOptions(**arguments))
+    return _checkpoint(found)
 
 
 def load_config_dict(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -127,7 +137,7 @@ def _find(
 ) -> _Found:
     if name in catalogue.shipped_names():
         return _Found(str(name), "shipped", folder_files(catalogue.shipped_folder(str(name)), required, optional))
-    if _names_a_folder(name):
+    if names_a_folder(name):
         return _Found(os.fspath(name), "folder", folder_files(_expanded(name), required, optional))
     repo = catalogue.hub_id(os.fspath(name))
     revisions = catalogue.hub_revisions(repo, options.revision)
@@ -135,12 +145,13 @@ def _find(
     return _Found(repo, "hub", files.paths, files.commit)
 
 
-def _names_a_folder(name: str | os.PathLike[str]) -> bool:
+def names_a_folder(name: str | os.PathLike[str]) -> bool:
+    """Whether `name` is taken for a local folder, and not for a shipped name, an alias or a Hub id."""
     if isinstance(name, os.PathLike):
         return True
     if not isinstance(name, str):
         raise CheckpointError(f"a name or path is needed, not {type(name).__name__}", "checkpoint-name-invalid")
-    if name in catalogue.ALIASES:
+    if name in catalogue.ALIASES or name in catalogue.shipped_names():
         return False
     return name.startswith((".", "~")) or os.path.isabs(name) or os.path.isdir(name)
 

@@ -49,6 +49,7 @@ _ADVICE = {
     "with save_pretrained(folder), and pass that folder",
     "hub-server-error": "the server failed; try again later",
     "hub-bad-answer": "something answers there, but not as a Hub does: perhaps a proxy or the log-in page of a network",
+    "hub-cache-damaged": "the cache cannot be read; delete the repository's folder there or pass cache_dir=",
     "hub-cache-unwritable": "the cache cannot be written; free space there or pass cache_dir=",
     "hub-offline": "offline mode is set, and not all of it is cached; go online once, or pass a folder",
 }
@@ -141,7 +142,8 @@ def _cached_files(request: HubRequest, revision: str) -> HubFiles | None:
 
     found: dict[str, Path] = {}
     for name in (*request.required, *request.optional):
-        path = try_to_load_from_cache(request.repo, name, cache_dir=request.options.cache_dir, revision=revision)
+        with _explained(request, name, revision, otherwise="hub-cache-damaged"):
+            path = try_to_load_from_cache(request.repo, name, cache_dir=request.options.cache_dir, revision=revision)
         if isinstance(path, str):
             found[name] = Path(path)
         elif name in request.required or path is not _CACHED_NO_EXIST:

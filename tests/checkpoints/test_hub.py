@@ -8,6 +8,7 @@ import traceback
 import pytest
 from fakehub import FakeHub, commit_of
 
+from npmobilevit.checkpoints import find_checkpoint, find_model
 from npmobilevit.checkpoints.hub import HubOptions, HubRequest, fetch
 from npmobilevit.errors import CheckpointError
 
@@ -367,3 +368,21 @@ def test_without_huggingface_hub(monkeypatch):
     error = refusal(request())
     assert error.code == "hub-not-installed"
     assert "folder" in str(error)
+
+
+def test_a_network_alone_needs_no_processor_settings_from_the_cache(repo):
+    from huggingface_hub import hf_hub_download
+
+    for name in (CONFIG, WEIGHTS):
+        hf_hub_download(REPO, name)
+    repo.log.clear()
+    assert find_model(REPO).config_path.name == CONFIG
+    assert repo.log == []
+    with pytest.raises(CheckpointError):
+        find_checkpoint(REPO, local_files_only=True)
+
+
+def test_a_damaged_cache_is_named(repo, tmp_path):
+    fetch(request())
+    (tmp_path / "hub-cache" / "models--someone--model" / "refs" / "main").write_bytes(b"\xff\xfe")
+    assert refusal(request()).code == "hub-cache-damaged"
