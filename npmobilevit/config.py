@@ -261,7 +261,7 @@ class MobileViTConfig:
         """
         from npmobilevit.checkpoints import CONFIG, write_json_object  # stands above this module
 
-        write_json_object(Path(folder).expanduser() / CONFIG, self.to_dict())
+        write_json_object(Path(folder) / CONFIG, self.to_dict())
 
 
 def _refuse(name: str, value: object, allowed: str) -> None:

@@ -265,7 +265,7 @@ class MobileViTImageProcessor:
         """
         from npmobilevit.checkpoints import PROCESSOR, write_json_object  # stands above this module
 
-        write_json_object(Path(folder).expanduser() / PROCESSOR, self.to_dict())
+        write_json_object(Path(folder) / PROCESSOR, self.to_dict())
 
     def __call__(
         self,

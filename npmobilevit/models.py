@@ -147,7 +147,7 @@ class PreTrainedModel:
 
         settings = self.config.to_dict() | {"architectures": [type(self).__name__], "dtype": self.precision}
         MobileViTConfig.from_dict(settings).save_pretrained(folder)
-        write_safetensors(Path(folder).expanduser() / "model.safetensors", self.state_dict())
+        write_safetensors(Path(folder) / "model.safetensors", self.state_dict())
 
     def taps(self, pixel_values: Array, names: Iterable[str] | None = None) -> dict[str, Array]:
         """Run the network and return what its modules put out.

@@ -269,15 +269,11 @@ def as_pipeline(model: Pipeline | str | os.PathLike[str] | None) -> Pipeline:
     if isinstance(model, Pipeline):
         return model
     name = model if model is not None else os.environ.get(MODEL_VARIABLE) or None
-    if name is not None and not isinstance(name, str | os.PathLike):
-        raise CheckpointError(
-            f"a Pipeline, name or path is needed, not {type(name).__name__}; load() makes a Pipeline",
-            "checkpoint-name-invalid",
-        )
-    if name is not None and checkpoints.names_a_folder(name):  # of the working directory as it is now
-        name = Path(name).expanduser().absolute()
+    folder = None if name is None else checkpoints.local_folder(name)
+    if folder is not None:
+        name = folder.absolute()  # of the working directory as it is now
     with _LOADING:
-        return _loaded_once(name if isinstance(name, Path) else None if name is None else os.fspath(name))
+        return _loaded_once(name if name is None or isinstance(name, Path) else os.fspath(name))
 
 
 @overload

@@ -335,3 +335,16 @@ def test_a_classifier_of_grey_pictures_says_so(processor):
 
 def test_numpy_integers_count(classifier):
     assert len(classifier.predict(np.zeros((9, 9, 3), np.uint8), top_k=np.int64(2))) == 2
+
+
+def test_a_home_that_nobody_has_is_an_error_of_ours(tmp_path, monkeypatch):
+    for call in (nm.load, lambda name: nm.predict(np.zeros((9, 9, 3), np.uint8), name)):
+        with pytest.raises(nm.CheckpointError) as caught:
+            call("~nobody-of-this-name/model")
+        assert caught.value.code == "checkpoint-not-found"
+    with pytest.raises(nm.CheckpointError) as caught:
+        nm.MobileViTConfig().save_pretrained("~nobody-of-this-name/model")
+    assert caught.value.code == "checkpoint-unwritable"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    nm.MobileViTConfig().save_pretrained("~/model")
+    assert nm.MobileViTConfig.from_pretrained("~/model") == nm.MobileViTConfig()

@@ -12,7 +12,7 @@ from npmobilevit.checkpoints.checkpoint import (
     load_processor_dict,
     load_processor_settings,
     load_weights,
-    names_a_folder,
+    local_folder,
 )
 from npmobilevit.checkpoints.hub import HubArguments
 from npmobilevit.checkpoints.json_file import read_json_object, write_json_object
@@ -31,7 +31,7 @@ __all__ = [
     "load_processor_dict",
     "load_processor_settings",
     "load_weights",
-    "names_a_folder",
+    "local_folder",
     "read_json_object",
     "read_safetensors",
     "write_json_object",

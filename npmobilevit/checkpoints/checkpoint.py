@@ -137,16 +137,21 @@ def _find(
 ) -> _Found:
     if name in catalogue.shipped_names():
         return _Found(str(name), "shipped", folder_files(catalogue.shipped_folder(str(name)), required, optional))
-    if names_a_folder(name):
-        return _Found(os.fspath(name), "folder", folder_files(_expanded(name), required, optional))
+    folder = local_folder(name)
+    if folder is not None:
+        return _Found(os.fspath(name), "folder", folder_files(folder, required, optional))
     repo = catalogue.hub_id(os.fspath(name))
     revisions = catalogue.hub_revisions(repo, options.revision)
     files = hub.fetch(hub.HubRequest(repo, revisions, required, optional, options))
     return _Found(repo, "hub", files.paths, files.commit)
 
 
-def names_a_folder(name: str | os.PathLike[str]) -> bool:
-    """Whether `name` is taken for a local folder, and not for a shipped name, an alias or a Hub id."""
+def local_folder(name: str | os.PathLike[str]) -> Path | None:
+    """The local folder that `name` is taken for; None for a shipped name, an alias and a Hub id."""
+    return _expanded(name) if _names_a_folder(name) else None
+
+
+def _names_a_folder(name: str | os.PathLike[str]) -> bool:
     if isinstance(name, os.PathLike):
         return True
     if not isinstance(name, str):

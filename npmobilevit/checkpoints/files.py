@@ -52,6 +52,10 @@ def write_atomically(path: Path, data: bytes) -> None:
         ``checkpoint-unwritable``.
     """
     # Not `tempfile`: its files are private (0600), and the finished one should follow the user's umask.
+    try:
+        path = path.expanduser()
+    except RuntimeError as error:  # no such user
+        raise CheckpointError(f"{path} cannot be written: {error}", "checkpoint-unwritable") from error
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
