@@ -204,7 +204,7 @@ def load(
         "token": token,
         "force_download": force_download,
     }
-    name = model if model is not None else os.environ.get(MODEL_VARIABLE) or None
+    name = _default_name() if model is None else model
     checkpoint = _find_default(arguments) if name is None else checkpoints.find_checkpoint(name, **arguments)
     settings = checkpoints.load_config_dict(checkpoint)
     weights = checkpoints.load_weights(checkpoint)
@@ -214,6 +214,11 @@ def load(
         options["expand_output"] = any(name.startswith("conv_1x1_exp.") for name in weights)
     network = kind(MobileViTConfig.from_dict(settings), weights, **options)
     return Pipeline(checkpoint.name, network, _processor(checkpoint), checkpoint.revision)
+
+
+def _default_name() -> str | None:
+    """The default model that the environment names; None if it names none."""
+    return os.environ.get(MODEL_VARIABLE) or None
 
 
 def _processor(checkpoint: checkpoints.Checkpoint) -> MobileViTImageProcessor:
@@ -268,7 +273,7 @@ def as_pipeline(model: Pipeline | str | os.PathLike[str] | None) -> Pipeline:
     """Return `model` if it is a pipeline, else the checkpoint of that name, which is loaded once per process."""
     if isinstance(model, Pipeline):
         return model
-    name = model if model is not None else os.environ.get(MODEL_VARIABLE) or None
+    name = _default_name() if model is None else model
     folder = None if name is None else checkpoints.local_folder(name)
     if folder is not None:
         name = folder.absolute()  # of the working directory as it is now
