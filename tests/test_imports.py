@@ -22,6 +22,7 @@ PACKAGE = Path(npmobilevit.__file__).parent
 # reference/architecture.md. What those may import, it may import too.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
+    "files": (),
     "config": ("errors",),
     "ops": ("errors",),
     "images": ("errors",),
@@ -30,11 +31,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "network": ("layers",),
     "outputs": ("ops",),
     "image_processing": ("ops", "images"),
-    "checkpoints": ("config",),
+    "checkpoints": ("config", "files"),
     "engine": ("network",),
     "models": ("network", "outputs", "checkpoints", "image_processing", "engine"),
     "visual": ("models",),
-    "pipeline": ("models", "visual"),
+    "results": ("visual",),
+    "pipeline": ("models", "results"),
     "validation": ("pipeline",),
     "__init__": ("validation",),  # the public names; that it loads little is tested below
     "cli": ("__init__",),
@@ -47,7 +49,7 @@ LATE = {("config", "checkpoints"), ("image_processing", "checkpoints"), ("pytest
 
 FOREIGN = {
     "numpy": None,  # anywhere
-    "PIL": {"images", "image_processing", "visual", "pipeline", "cli"},
+    "PIL": {"images", "image_processing", "visual", "results", "pipeline", "cli"},
     "safetensors": {"checkpoints"},
     "huggingface_hub": {"checkpoints"},
     "pytest": {"pytest_plugin"},

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+from npmobilevit import files
 from npmobilevit.errors import CheckpointError
 
 
@@ -51,20 +51,9 @@ def write_atomically(path: Path, data: bytes) -> None:
     CheckpointError
         ``checkpoint-unwritable``.
     """
-    # Not `tempfile`: its files are private (0600), and the finished one should follow the user's umask.
     try:
-        path = path.expanduser()
-    except RuntimeError as error:  # no such user
-        raise CheckpointError(f"{path} cannot be written: {error}", "checkpoint-unwritable") from error
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_bytes(data)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
+        files.write_atomically(path.expanduser(), data)
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~ of a user that does not exist
         raise CheckpointError(f"{path} cannot be written: {error}", "checkpoint-unwritable") from error
 
 
