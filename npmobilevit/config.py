@@ -158,8 +158,9 @@ class MobileViTConfig:
             object.__setattr__(self, name, _number(name, getattr(self, name), 0, 1))
         for name in ("qkv_bias", "output_hidden_states", "return_dict"):
             _check_member(name, getattr(self, name), (True, False))
-        if not _is_int(self.semantic_loss_ignore_index):
-            _refuse("semantic_loss_ignore_index", self.semantic_loss_ignore_index, "an integer")
+        ignored = self.semantic_loss_ignore_index
+        if not _is_int(ignored) or not -(2**31) <= ignored < 2**31:  # label maps hold it
+            _refuse("semantic_loss_ignore_index", ignored, "an integer of 32 bits")
         for index, width in enumerate(self.hidden_sizes):
             if width % self.num_attention_heads:
                 _refuse(

@@ -10,21 +10,32 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeGuard, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from npmobilevit.errors import ConfigError, ImageError, ShapeError
-from npmobilevit.images import ImageSource, check_finite, describe, flatten, raw_pixels, to_rgb, unit_to_uint8
-from npmobilevit.ops.resize import resize_bilinear
+from npmobilevit.images import (
+    MAX_PIXELS,
+    ImageSource,
+    check_finite,
+    describe,
+    flatten,
+    raw_pixels,
+    to_rgb,
+    unit_to_uint8,
+)
+from npmobilevit.label_maps import label_map
+from npmobilevit.ops.resize import resize_bilinear, sources
 
 if TYPE_CHECKING:
     from npmobilevit.checkpoints import HubArguments
 
 __all__ = [
     "MAX_RESIZED_PIXELS",
+    "Geometry",
     "MobileViTFeatureExtractor",
     "MobileViTImageProcessor",
     "ProcessorOutput",
@@ -76,6 +87,24 @@ class ProcessorOutput(dict[str, Any]):
             return self[name]
         except KeyError:
             raise AttributeError(f"no entry {name!r}, there are {sorted(self)}") from None
+
+
+class Geometry(NamedTuple):
+    """What happens to a picture's size; every entry is (height, width) in pixels.
+
+    Attributes
+    ----------
+    resized : (int, int)
+        After the resize.
+    origin : (int, int)
+        Where in the resized picture the crop begins; negative where the crop is larger and padded.
+    network : (int, int)
+        After the crop: the network's input.
+    """
+
+    resized: tuple[int, int]
+    origin: tuple[int, int]
+    network: tuple[int, int]
 
 
 class SegmentationOutput(Protocol):
@@ -273,10 +302,17 @@ class MobileViTImageProcessor:
         segmentation_maps: ImageSource | Sequence[ImageSource] | None = None,
         *,
         return_tensors: str | None = "np",
+        max_resized_pixels: int = MAX_RESIZED_PIXELS,
         **overrides: Any,
     ) -> ProcessorOutput:
         """Call :meth:`preprocess`."""
-        return self.preprocess(images, segmentation_maps, return_tensors=return_tensors, **overrides)
+        return self.preprocess(
+            images,
+            segmentation_maps,
+            return_tensors=return_tensors,
+            max_resized_pixels=max_resized_pixels,
+            **overrides,
+        )
 
     def preprocess(
         self,
@@ -284,6 +320,7 @@ class MobileViTImageProcessor:
         segmentation_maps: ImageSource | Sequence[ImageSource] | None = None,
         *,
         return_tensors: str | None = "np",
+        max_resized_pixels: int = MAX_RESIZED_PIXELS,
         **overrides: Any,
     ) -> ProcessorOutput:
         """Turn pictures into the network's input.
@@ -297,6 +334,8 @@ class MobileViTImageProcessor:
             One map of whole numbers for each image. Maps may differ in size from their images.
         return_tensors : "np" or None
             None returns lists of arrays, which then may differ in size.
+        max_resized_pixels : int
+            Limit of a picture's pixels after the resize, before the crop.
         **overrides
             Settings for this call only.
 
@@ -309,7 +348,7 @@ class MobileViTImageProcessor:
         Raises
         ------
         ImageError
-            If an image or map cannot be used, the resized picture would have more than ``MAX_RESIZED_PIXELS``
+            If an image or map cannot be used, the resized picture would have more than `max_resized_pixels`
             pixels, or the results differ in size.
         ConfigError
             If an option is not valid.
@@ -324,13 +363,14 @@ class MobileViTImageProcessor:
                 "Pass the arrays to the framework, for example torch.from_numpy(array).",
                 code="setting-range",
             )
+        check_limit("max_resized_pixels", max_resized_pixels)
         settings = dataclasses.replace(self, **_checked_overrides(overrides))
-        pixels = [settings._pixel_values(image) for image in settings._pixel_arrays(images)]
+        pixels = [settings._pixel_values(image, max_resized_pixels) for image in settings._pixel_arrays(images)]
         if not pixels:
             raise ImageError("there are no images in the list. Pass at least one.", code="no-images")
         output = ProcessorOutput(pixel_values=_batch(pixels, return_tensors))
         if segmentation_maps is not None:
-            labels = [settings._labels(label_map) for label_map in _label_maps(segmentation_maps)]
+            labels = [settings._labels(label_map, max_resized_pixels) for label_map in _label_maps(segmentation_maps)]
             if len(labels) != len(pixels):
                 raise ImageError(
                     f"there are {len(labels)} segmentation maps for {len(pixels)} images. Pass one for each.",
@@ -372,24 +412,42 @@ class MobileViTImageProcessor:
             )
         return _converted_to_rgb(image) if self.do_convert_rgb else image
 
-    def _pixel_values(self, image: Pixels) -> Pixels:
-        image = self._resized_and_cropped(image, self.resample)
+    def geometry(self, height: int, width: int) -> Geometry:
+        """Tell the sizes of a picture of `height` x `width` pixels on its way to the network.
+
+        Parameters
+        ----------
+        height, width : int
+            In pixels, at least 1.
+
+        Returns
+        -------
+        Geometry
+        """
+        resized = resized_size(height, width, self.size) if self.do_resize else (height, width)
+        if not self.do_center_crop:
+            return Geometry(resized, (0, 0), resized)
+        crop = self.crop_size["height"], self.crop_size["width"]
+        return Geometry(resized, ((resized[0] - crop[0]) // 2, (resized[1] - crop[1]) // 2), crop)
+
+    def _pixel_values(self, image: Pixels, max_pixels: int) -> Pixels:
+        image = self._resized_and_cropped(image, self.resample, max_pixels)
         if self.do_rescale:
             image = _rescaled(image, self.rescale_factor)
         return image[::-1] if self.do_flip_channel_order else image
 
-    def _labels(self, label_map: Pixels) -> NDArray[np.int64]:
+    def _labels(self, label_map: Pixels, max_pixels: int) -> NDArray[np.int64]:
         if self.do_reduce_labels:
             label_map = _reduced_labels(label_map)
-        image = self._resized_and_cropped(label_map[None], Image.Resampling.NEAREST)  # (1, H, W)
+        image = self._resized_and_cropped(label_map[None], Image.Resampling.NEAREST, max_pixels)  # (1, H, W)
         labels: NDArray[np.int64] = image[0].astype(np.int64)
         return labels
 
-    def _resized_and_cropped(self, image: Pixels, resample: int) -> Pixels:
+    def _resized_and_cropped(self, image: Pixels, resample: int, max_pixels: int) -> Pixels:
         is_unit = False
         if self.do_resize:
             image, is_unit = _as_uint8(image)
-            image = _resized(image, self.size, resample)
+            image = _resized(image, self.size, resample, max_pixels)
         if self.do_center_crop:
             image = center_crop(image, self.crop_size["height"], self.crop_size["width"])
         return _rescaled(image, 1 / 255) if is_unit else image
@@ -436,17 +494,14 @@ class MobileViTImageProcessor:
             )
         if np.isnan(logits).any():
             raise ShapeError("outputs.logits holds NaN, which belongs to no class.", code="logits-nan")
-        if target_sizes is None:
-            scores = list(logits)
-        else:
-            sizes = _checked_target_sizes(target_sizes, len(logits))
-            scores = [resize_bilinear(logits[i : i + 1], size)[0] for i, size in enumerate(sizes)]  # (C, H, W)
-        maps = [np.argmax(score, axis=0).astype(np.int64) for score in scores]
+        own = [logits.shape[2:]] * len(logits)
+        sizes = own if target_sizes is None else _checked_target_sizes(target_sizes, len(logits))
+        maps = [_label_map(logits[i], size) for i, size in enumerate(sizes)]
         if not return_segmentation_scores:
             return maps
         return [
-            ProcessorOutput(segmentation=label_map, segmentation_scores=score)
-            for label_map, score in zip(maps, scores, strict=True)
+            ProcessorOutput(segmentation=maps[i], segmentation_scores=resize_bilinear(logits[i : i + 1], size)[0])
+            for i, size in enumerate(sizes)
         ]
 
 
@@ -506,7 +561,7 @@ def _crop_spans(length: int, target: int) -> tuple[slice, slice]:
     return slice(0, length), slice(-offset, -offset + length)
 
 
-def _resized(image: NDArray[np.uint8], size: Mapping[str, int], resample: int) -> NDArray[np.uint8]:
+def _resized(image: NDArray[np.uint8], size: Mapping[str, int], resample: int, max_pixels: int) -> NDArray[np.uint8]:
     height, width = resized_size(image.shape[1], image.shape[2], size)
     if height < 1 or width < 1:
         raise ImageError(
@@ -514,12 +569,12 @@ def _resized(image: NDArray[np.uint8], size: Mapping[str, int], resample: int) -
             "Its sides differ too much: crop it first.",
             code="resized-no-pixels",
         )
-    if height * width > MAX_RESIZED_PIXELS:
+    if height * width > max_pixels:
         ratio = max(image.shape[1:]) / min(image.shape[1:])
         raise ImageError(
             f"a picture of {image.shape[1]} x {image.shape[2]} (height x width) would be resized to {height} x "
-            f"{width}, more than the limit of {MAX_RESIZED_PIXELS:,} pixels. Its aspect ratio is {ratio:.0f}: "
-            "crop it first.",
+            f"{width}, more than the limit max_resized_pixels of {max_pixels:,}. Its aspect ratio is {ratio:.0f}: crop "
+            "it first, or raise the limit.",
             code="resized-too-large",
         )
     channels_last = np.ascontiguousarray(np.moveaxis(image, 0, -1))  # (H, W, C)
@@ -624,18 +679,34 @@ def _batch(arrays: list[Pixels], return_tensors: str | None) -> Pixels | list[Pi
     return np.stack(arrays)
 
 
+def _label_map(logits: Pixels, size: tuple[int, int]) -> NDArray[np.int64]:
+    if logits.shape[1:] == size:
+        own: NDArray[np.int64] = np.argmax(logits, axis=0).astype(np.int64)
+        return own
+    rows, columns = (sources(logits.shape[axis + 1], size[axis], logits.dtype) for axis in range(2))
+    return label_map(logits, rows, columns).astype(np.int64)
+
+
 def _checked_target_sizes(target_sizes: ArrayLike, count: int) -> list[tuple[int, int]]:
     try:
         sizes = np.asarray(target_sizes)
     except ValueError:  # ragged
         sizes = np.empty(0)
-    if sizes.shape != (count, 2) or sizes.dtype.kind not in "iu" or sizes.min() < 1:
+    whole = sizes.shape == (count, 2) and sizes.dtype.kind in "iu" and sizes.min() >= 1
+    pairs = [(int(height), int(width)) for height, width in sizes] if whole else []
+    if not whole or any(height * width > MAX_PIXELS for height, width in pairs):
         raise ShapeError(
             f"target_sizes has to hold {count} pairs (height, width) of positive whole numbers, one for each item of "
-            f"the batch; found {target_sizes!r}.",
+            f"the batch, for at most {MAX_PIXELS:,} pixels each; found {target_sizes!r}.",
             code="target-sizes",
         )
-    return [(int(height), int(width)) for height, width in sizes]
+    return pairs
+
+
+def check_limit(name: str, value: object) -> None:
+    """Raise ConfigError unless a limit is a positive whole number."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise _setting_error(name, value, "a whole number of at least 1")
 
 
 def _setting_error(name: str, value: object, allowed: str, code: str = "setting-range") -> ConfigError:

@@ -75,7 +75,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "qkv_bias": NO_FLAGS,
     "aspp_out_channels": NO_INTEGERS,
     "atrous_rates": (*NO_LISTS, [6, 12], [6, 12, 257], [20_000] * 3, *([6, value, 18] for value in NO_INTEGERS)),
-    "semantic_loss_ignore_index": (1.5, 255.0, True, "255", None, [255], NAN),
+    "semantic_loss_ignore_index": (1.5, 255.0, True, "255", None, [255], NAN, 2**31, -(2**31) - 1),
     "num_labels": (True, "3", 2.0, -1, 10**9, NAN, [2]),
     "id2label": (
         ["cat", "dog"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,20 +50,40 @@ def resize_bilinear(x: Array, size: tuple[int, int]) -> Array:
     if x.shape[2:] == (height, width):
         return x.copy()
     # Columns first on the few input rows, then rows: two passes of one blend each.
-    left, right, weight = _sources(x.shape[3], width, x.dtype)
-    x = x[..., left] * (1 - weight) + x[..., right] * weight
-    upper, lower, weight = _sources(x.shape[2], height, x.dtype)
-    weight = weight[:, np.newaxis]
-    y: Array = x[..., upper, :] * (1 - weight) + x[..., lower, :] * weight
-    return y
+    x = blend(x, sources(x.shape[3], width, x.dtype), axis=3)
+    return blend(x, sources(x.shape[2], height, x.dtype), axis=2)
 
 
-def _sources(size_in: int, size_out: int, dtype: np.dtype[Any]) -> tuple[NDArray[np.intp], NDArray[np.intp], Array]:
-    """For each output position: the two input positions that are blended, and the weight of the second."""
+class Sources(NamedTuple):
+    """For each output position along one axis: the two input positions that are blended, and the second's weight."""
+
+    first: NDArray[np.intp]
+    second: NDArray[np.intp]
+    weight: Array
+
+    def part(self, start: int, stop: int) -> Sources:
+        """The sources of the output positions from `start` up to `stop`."""
+        return Sources(self.first[start:stop], self.second[start:stop], self.weight[start:stop])
+
+
+def sources(size_in: int, size_out: int, dtype: np.dtype[Any]) -> Sources:
+    """Where the output positions of a resize lie in the input, by torch's rule."""
     scale = np.float64(dtype.type(size_in / size_out))
     # One rounding after multiply and subtract, as in torch's fused multiply-add.
-    position = np.maximum((np.arange(size_out) + 0.5) * scale - 0.5, 0).astype(dtype)
+    return sources_at((np.arange(size_out) + 0.5) * scale - 0.5, size_in, dtype)
+
+
+def sources_at(position: NDArray[np.floating], size_in: int, dtype: np.dtype[Any]) -> Sources:
+    """Sources of any positions, 0 being the centre of the first input value; beyond the border it is repeated."""
+    position = np.maximum(position, 0).astype(dtype)
     first = np.minimum(position.astype(np.intp), size_in - 1)
     second = np.minimum(first + 1, size_in - 1)
     weight = np.clip(position - first.astype(dtype), 0, 1)
-    return first, second, weight
+    return Sources(first, second, weight)
+
+
+def blend(x: Array, at: Sources, *, axis: int) -> Array:
+    """Blend the sources along one axis, which takes their length."""
+    weight = at.weight.reshape(-1, *(1,) * (x.ndim - 1 - axis))
+    y: Array = np.take(x, at.first, axis) * (1 - weight) + np.take(x, at.second, axis) * weight
+    return y

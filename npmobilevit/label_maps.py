@@ -1,0 +1,102 @@
+"""The logits of a segmentation network -> the class of every pixel of a picture, in little memory.
+
+The logits, not the labels, are resized. That is done in bands of rows: the logits of a 12-megapixel photograph for 21
+classes would take a gigabyte at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npmobilevit.ops.arrays import Array
+from npmobilevit.ops.resize import Sources, blend, sources, sources_at
+
+BAND_VALUES = 2**20  # resized logits at a time: they stay in the cache
+
+
+class Labelled(NamedTuple):
+    """Attributes
+    ----------
+    mask : (H, W) int32 array
+        The class of the largest logit, of equal ones the lowest.
+    pixels : (C,) int64 array
+        How many pixels each class has.
+    probability : (C,) float64 array
+        The mean over these pixels of the softmax probability of the class; 0 for a class without pixels.
+    """
+
+    mask: NDArray[np.int32]
+    pixels: NDArray[np.int64]
+    probability: NDArray[np.float64]
+
+
+class Axis(NamedTuple):
+    """The lengths, along one axis, of a picture on its way through resize, crop and network.
+
+    Attributes
+    ----------
+    picture, resized : int
+        Before and after the resize.
+    origin : int
+        Where in the resized picture the crop begins; negative if the crop is larger.
+    network : int
+        Length of the crop.
+    logits : int
+    """
+
+    picture: int
+    resized: int
+    origin: int
+    network: int
+    logits: int
+
+    def seen(self, dtype: np.dtype[Any]) -> tuple[slice, Sources]:
+        """The picture's pixels whose centres lie within the crop, and where these lie among the logits."""
+        if (self.origin, self.network) == (0, self.resized):  # no crop: torch's rule, with its rounding
+            return slice(0, self.picture), sources(self.logits, self.picture, dtype)
+        centre = (np.arange(self.picture) + 0.5) * (self.resized / self.picture) - self.origin  # in pixels of the crop
+        inside = np.flatnonzero((centre >= 0) & (centre < self.network))
+        span = slice(inside[0], inside[-1] + 1) if len(inside) else slice(0, 0)
+        return span, sources_at(centre[span] * (self.logits / self.network) - 0.5, self.logits, dtype)
+
+
+def resized_bands(logits: Array, rows: Sources, columns: Sources) -> Iterator[tuple[slice, Array]]:
+    """Logits (C, h, w), resized to (C, H, W): band after band of rows, each with the span of its rows."""
+    wide = blend(logits, columns, axis=2)  # (C, h, W)
+    height = len(rows.first)
+    step = max(1, BAND_VALUES // (wide.shape[0] * wide.shape[2]))
+    for start in range(0, height, step):
+        stop = min(start + step, height)
+        yield slice(start, stop), blend(wide, rows.part(start, stop), axis=1)
+
+
+def label_map(logits: Array, rows: Sources, columns: Sources) -> NDArray[np.int32]:
+    """The class (H, W) of the largest of the resized logits (C, h, w)."""
+    mask = np.empty((len(rows.first), len(columns.first)), np.int32)
+    for span, band in resized_bands(logits, rows, columns):
+        mask[span] = band.argmax(axis=0)
+    return mask
+
+
+def labelled(logits: Array, rows: Sources, columns: Sources) -> Labelled:
+    """As `label_map`, with the number of pixels and the mean probability of each class."""
+    classes = len(logits)
+    mask = np.empty((len(rows.first), len(columns.first)), np.int32)
+    pixels, total = np.zeros(classes, np.int64), np.zeros(classes, np.float64)
+    for span, band in resized_bands(logits, rows, columns):
+        mask[span] = band.argmax(axis=0)
+        flat = mask[span].ravel()
+        pixels += np.bincount(flat, minlength=classes)
+        total += np.bincount(flat, weights=_largest_probability(band).ravel(), minlength=classes)
+    return Labelled(mask, pixels, total / np.maximum(pixels, 1))
+
+
+def _largest_probability(logits: Array) -> Array:
+    """Softmax probability (H, W) of the largest of the logits (C, H, W)."""
+    with np.errstate(under="ignore", over="ignore"):  # a difference of -inf is a probability of 0
+        probability: Array = 1 / np.exp(logits - logits.max(axis=0)).sum(axis=0)
+    return probability
