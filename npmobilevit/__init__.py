@@ -1,4 +1,4 @@
-"""MobileViT in plain NumPy: image classification, and the reference that ports are checked against.
+"""MobileViT in plain NumPy: image classification and segmentation, and the reference that ports are checked against.
 
 >>> import npmobilevit as nm
 >>> nm.predict("reference/images/chelsea.png", "cifar10-xx-small")[0].label
@@ -27,7 +27,8 @@ from npmobilevit.models import MobileViTForImageClassification, MobileViTForSema
 
 if TYPE_CHECKING:
     from npmobilevit.image_processing import MobileViTFeatureExtractor, MobileViTImageProcessor
-    from npmobilevit.pipeline import Pipeline, Prediction, load, predict
+    from npmobilevit.pipeline import Pipeline, load, predict, segment
+    from npmobilevit.results import Prediction, Predictions, Segmentation, SegmentedClass
 
 __all__ = [
     "BundleError",
@@ -44,11 +45,15 @@ __all__ = [
     "NpMobileViTError",
     "Pipeline",
     "Prediction",
+    "Predictions",
+    "Segmentation",
+    "SegmentedClass",
     "ShapeError",
     "WeightsError",
     "load",
     "ops",
     "predict",
+    "segment",
 ]
 
 __version__ = _version("npmobilevit")
@@ -58,9 +63,13 @@ _LAZY = {
     "MobileViTFeatureExtractor": "image_processing",
     "MobileViTImageProcessor": "image_processing",
     "Pipeline": "pipeline",
-    "Prediction": "pipeline",
+    "Prediction": "results",
+    "Predictions": "results",
+    "Segmentation": "results",
+    "SegmentedClass": "results",
     "load": "pipeline",
     "predict": "pipeline",
+    "segment": "pipeline",
 }
 
 

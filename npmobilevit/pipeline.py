@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 import os
 import threading
 import warnings
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, overload
+from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from npmobilevit import checkpoints, ops
 from npmobilevit.config import MobileViTConfig
-from npmobilevit.errors import CheckpointError, ConfigError, ModelFallbackWarning
-from npmobilevit.image_processing import MobileViTImageProcessor
-from npmobilevit.images import ImageSource, to_rgb
+from npmobilevit.errors import CheckpointError, ConfigError, ImageError, ModelFallbackWarning, WeightsError
+from npmobilevit.image_processing import MAX_RESIZED_PIXELS, Geometry, MobileViTImageProcessor, check_limit
+from npmobilevit.images import ImageSource, ReadOptions, to_rgb
+from npmobilevit.label_maps import Axis, labelled
 from npmobilevit.models import (
     MobileViTForImageClassification,
     MobileViTForSemanticSegmentation,
     MobileViTModel,
     PreTrainedModel,
 )
+from npmobilevit.results import Prediction, Predictions, Segmentation, SegmentedClass
+from npmobilevit.visual.notebook import jpeg_bytes
 
 MODEL_VARIABLE = "NPMOBILEVIT_MODEL"
-DEFAULT_MODEL = "apple/mobilevit-xx-small"
-SHIPPED_MODEL = "cifar10-xx-small"
+MAX_NETWORK_PIXELS = 1_500_000  # 4 GiB for xx-small at output stride 16: attention needs the square of the pixels
+
+THUMBNAIL_PIXELS = 320  # the longest side of the picture that a result keeps, in some 15 kB
+
+Task: TypeAlias = Literal["classification", "segmentation"]
+Pixels: TypeAlias = NDArray[np.float32]
+Half = TypeVar("Half")
+Result = TypeVar("Result")
+
+DEFAULT_MODELS: Mapping[Task, str] = MappingProxyType(
+    {"classification": "apple/mobilevit-xx-small", "segmentation": "apple/deeplabv3-mobilevit-xx-small"}
+)
+SHIPPED_MODELS: Mapping[Task, str] = MappingProxyType({"classification": "cifar10-xx-small"})
 
 # With these the default model is out of reach, and no fault of the checkpoint: the shipped one takes its place.
 OUT_OF_REACH = ("hub-unreachable", "hub-offline", "hub-not-installed")
@@ -41,21 +59,21 @@ ARCHITECTURES: Mapping[str, type[PreTrainedModel]] = MappingProxyType(
 )
 
 
-class Prediction(NamedTuple):
-    """One class that a picture may belong to.
+class PictureOptions(ReadOptions, total=False):
+    """How a picture is read and prepared; every option may be left out.
 
     Attributes
     ----------
-    label : str
-    score : float
-        In 0..1.
-    index : int
-        Position of the class among the logits.
+    background, value_range, layout, max_pixels, max_file_bytes : optional
+        See :func:`npmobilevit.images.to_rgb`.
+    max_resized_pixels : int
+        Limit of its pixels after the resize, before the crop: 64 million unless given.
+    max_network_pixels : int
+        Limit of the pixels that go into the network, whose memory grows with their square: 1.5 million unless given.
     """
 
-    label: str
-    score: float
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    max_resized_pixels: int
+    max_network_pixels: int
 
 
 class Pipeline:
@@ -88,22 +106,42 @@ class Pipeline:
         kind = type(self.network).__name__
         return f"<Pipeline {self.name}: {kind}, {self.config.num_labels} labels, {self.network.precision}>"
 
-    def pixel_values(self, image: ImageSource) -> NDArray[np.float32]:
+    def pixel_values(self, image: ImageSource, **options: Unpack[PictureOptions]) -> NDArray[np.float32]:
         """Prepare one picture for the network.
 
         Parameters
         ----------
-        image
+        image, **options
             See :func:`predict`.
 
         Returns
         -------
         (1, C, H, W) float32 array
         """
+        return self._prepare(self.processor, image, **options).pixel_values
+
+    def _prepare(
+        self,
+        processor: MobileViTImageProcessor,
+        image: ImageSource,
+        *,
+        max_resized_pixels: int = MAX_RESIZED_PIXELS,
+        max_network_pixels: int = MAX_NETWORK_PIXELS,
+        **reading: Unpack[ReadOptions],
+    ) -> _Prepared:
+        check_limit("max_network_pixels", max_network_pixels)
+        rgb = to_rgb(image, **reading)
+        geometry = processor.geometry(rgb.shape[0], rgb.shape[1])
         # the layout is named because a picture three pixels high could be taken for channels first
-        prepared = self.processor.preprocess(to_rgb(image), input_data_format="channels_last")
-        pixel_values: NDArray[np.float32] = prepared["pixel_values"]
-        return pixel_values
+        prepare = functools.partial(processor.preprocess, rgb, input_data_format="channels_last")
+        if math.prod(geometry.network) > max_network_pixels:
+            raise ImageError(
+                f"a picture of {rgb.shape[0]} x {rgb.shape[1]} (height x width) would enter the network as "
+                f"{geometry.network[0]} x {geometry.network[1]}, more than the limit max_network_pixels of "
+                f"{max_network_pixels:,}. Crop it, or raise the limit: the memory needed grows with its square.",
+                "network-too-large",
+            )
+        return _Prepared(rgb, geometry, prepare(max_resized_pixels=max_resized_pixels)["pixel_values"])
 
     def require_classifier(self) -> None:
         """Raise ConfigError unless the network is a classifier of RGB pictures with at least one label."""
@@ -114,26 +152,207 @@ class Pipeline:
                 "load a classification checkpoint",
                 "not-a-classifier",
             )
-        if config.num_channels != 3:
+        self._require_rgb("not-a-classifier")
+
+    def require_segmenter(self) -> None:
+        """Raise ConfigError unless the network segments RGB pictures."""
+        if not isinstance(self.network, MobileViTForSemanticSegmentation):
             raise ConfigError(
-                f"{self.name} takes {config.num_channels} channels, and pictures have three; call its network",
-                "not-a-classifier",
+                f"{self.name} does not segment ({type(self.network).__name__}); load a segmentation checkpoint, such "
+                "as deeplabv3-xx-small",
+                "not-a-segmenter",
+            )
+        self._require_rgb("not-a-segmenter")
+
+    def _require_rgb(self, code: str) -> None:
+        if self.config.num_channels != 3:
+            raise ConfigError(
+                f"{self.name} takes {self.config.num_channels} channels, and pictures have three; call its network",
+                code,
             )
 
-    def predict(self, image: Any, *, top_k: int = 5) -> Any:
+    def predict(self, image: Any, *, top_k: int = 5, **options: Unpack[PictureOptions]) -> Any:
         """Name what a picture shows; see :func:`predict`."""
+        return _results(image, self._predicting(top_k, options))
+
+    def segment(self, image: Any, *, crop: bool = False, **options: Unpack[PictureOptions]) -> Any:
+        """Tell the class of every pixel of a picture; see :func:`segment`."""
+        return _results(image, self._segmenting(crop, options))
+
+    def stream_predictions(
+        self, images: Iterable[ImageSource], *, top_k: int = 5, **options: Unpack[PictureOptions]
+    ) -> Iterator[Predictions | ImageError]:
+        """Name what each of any number of pictures shows, one after the other and in flat memory.
+
+        The next picture is read in another thread while the network looks at this one. A result does not depend on
+        its neighbours.
+
+        Parameters
+        ----------
+        images : iterable
+            Taken from as results are asked for; file objects are read in the caller's thread.
+        top_k, **options
+            See :func:`predict`.
+
+        Yields
+        ------
+        Predictions or ImageError
+            One for each picture, in their order; the error of a picture that cannot be used is not raised.
+
+        Raises
+        ------
+        ConfigError
+            If an option is out of its range or the network is no classifier.
+        """
+        return _stream(images, self._predicting(top_k, options))
+
+    def stream_segmentations(
+        self, images: Iterable[ImageSource], *, crop: bool = False, **options: Unpack[PictureOptions]
+    ) -> Iterator[Segmentation | ImageError]:
+        """Tell the class of every pixel of any number of pictures, as :meth:`stream_predictions` does.
+
+        Parameters
+        ----------
+        images : iterable
+        crop, **options
+            See :func:`segment`.
+
+        Yields
+        ------
+        Segmentation or ImageError
+
+        Raises
+        ------
+        ConfigError
+            If an option is out of its range or the network does not segment.
+        """
+        return _stream(images, self._segmenting(crop, options))
+
+    def _predicting(self, top_k: int, options: PictureOptions) -> _Halves[tuple[bytes, Pixels], Predictions]:
         if isinstance(top_k, bool) or not isinstance(top_k, int | np.integer) or top_k < 1:
             raise ConfigError(f"top_k must be an integer of at least 1, found {top_k!r}", "top-k")
         self.require_classifier()
-        if isinstance(image, list | tuple):
-            # one at a time: a result does not depend on its neighbours, and memory stays flat
-            return [self._predict_one(item, top_k) for item in image]
-        return self._predict_one(image, top_k)
 
-    def _predict_one(self, image: ImageSource, top_k: int) -> list[Prediction]:
-        scores = class_scores(self.network(self.pixel_values(image)).logits[0], self.config)
-        best = np.argsort(-scores, kind="stable")[:top_k]  # stable: of equal scores the lower index comes first
-        return [Prediction(self.config.id2label[int(i)], float(scores[i]), int(i)) for i in best]
+        def prepare(image: ImageSource) -> tuple[bytes, Pixels]:
+            prepared = self._prepare(self.processor, image, **options)
+            return jpeg_bytes(prepared.rgb, longest=THUMBNAIL_PIXELS), prepared.pixel_values
+
+        def finish(prepared: tuple[bytes, Pixels]) -> Predictions:
+            picture, pixel_values = prepared
+            scores = class_scores(self._finite_logits(pixel_values), self.config)
+            best = np.argsort(-scores, kind="stable")[:top_k]  # stable: of equal scores the lower index comes first
+            found = (Prediction(self.config.id2label[int(i)], float(scores[i]), int(i)) for i in best)
+            return Predictions(found, model=self.name, picture=picture)
+
+        return _Halves(prepare, finish)
+
+    def _segmenting(self, crop: bool, options: PictureOptions) -> _Halves[_Prepared, Segmentation]:
+        if not isinstance(crop, bool | np.bool_):
+            raise ConfigError(f"crop must be True or False, found {crop!r}", "crop")
+        self.require_segmenter()
+        processor = self.processor if crop else dataclasses.replace(self.processor, do_center_crop=False)
+        return _Halves(functools.partial(self._prepare, processor, **options), self._segmentation)
+
+    def _segmentation(self, prepared: _Prepared) -> Segmentation:
+        logits = self._finite_logits(prepared.pixel_values)  # (C, h, w)
+        shape, geometry = prepared.rgb.shape[:2], prepared.geometry
+        axes = (
+            Axis(shape[i], geometry.resized[i], geometry.origin[i], geometry.network[i], logits.shape[1 + i])
+            for i in range(2)
+        )
+        (rows, row_sources), (columns, column_sources) = (axis.seen(logits.dtype) for axis in axes)
+        found = labelled(logits, row_sources, column_sources)
+        ignored = self.config.semantic_loss_ignore_index
+        mask = found.mask
+        if mask.shape != shape:
+            mask = np.full(shape, ignored, np.int32)
+            mask[rows, columns] = found.mask
+        classes = (
+            SegmentedClass(i, self.config.id2label[i], int(count) / math.prod(shape), float(probability))
+            for i, (count, probability) in enumerate(zip(found.pixels, found.probability, strict=True))
+            if count
+        )
+        return Segmentation(
+            mask=mask,
+            labels=dict(self.config.id2label),
+            classes=tuple(sorted(classes, key=lambda found: -found.share)),
+            image=prepared.rgb,
+            model=self.name,
+            ignore_index=ignored,
+        )
+
+    def _finite_logits(self, pixel_values: NDArray[np.float32]) -> NDArray[Any]:
+        try:
+            logits: NDArray[Any] = self.network(pixel_values).logits[0]
+        except MemoryError as error:
+            raise ImageError(
+                "there is not enough memory for the network's values at "
+                f"{pixel_values.shape[2]} x {pixel_values.shape[3]} (height x width). Crop the picture.",
+                "network-memory",
+            ) from error
+        if not np.isfinite(logits).all():
+            raise WeightsError(
+                f"{self.name} answers with NaN or infinity: its values grow beyond {logits.dtype}. The weights are "
+                "damaged, or were trained for other pixel values",
+                "logits-not-finite",
+            )
+        return logits
+
+
+class _Prepared(NamedTuple):
+    """A picture (H, W, 3), what becomes of its size, and the network's input (1, 3, H', W')."""
+
+    rgb: NDArray[np.uint8]
+    geometry: Geometry
+    pixel_values: Pixels
+
+
+class _Halves(NamedTuple, Generic[Half, Result]):
+    """The work on one picture: to read and prepare it, which another thread can do, and to run the network."""
+
+    prepare: Callable[[ImageSource], Half]
+    finish: Callable[[Half], Result]
+
+
+def _results(image: Any, work: _Halves[Half, Result]) -> Result | list[Result]:
+    """The result of an image, or the list of the results of a list of images; an error is raised."""
+    if not isinstance(image, list | tuple):
+        return work.finish(work.prepare(image))
+    results = []
+    for result in _stream(image, work):
+        if isinstance(result, ImageError):
+            raise result
+        results.append(result)
+    return results
+
+
+def _stream(images: Iterable[ImageSource], work: _Halves[Half, Result]) -> Iterator[Result | ImageError]:
+    """Finish one picture while the next is prepared in another thread; an ImageError stands in a result's place."""
+
+    def begin(image: ImageSource) -> Future[Half]:
+        if not hasattr(image, "read"):
+            return thread.submit(work.prepare, image)
+        ready: Future[Half] = Future()
+        try:  # here: nothing could interrupt another thread that waits for a stream
+            ready.set_result(work.prepare(image))
+        except Exception as error:
+            ready.set_exception(error)
+        return ready
+
+    def outcome(half: Future[Half]) -> Result | ImageError:
+        try:
+            return work.finish(half.result())
+        except ImageError as error:
+            return error
+
+    with ThreadPoolExecutor(1, "npmobilevit-pictures") as thread:
+        waiting: deque[Future[Half]] = deque()
+        for image in images:
+            waiting.append(begin(image))
+            if len(waiting) > 1:
+                yield outcome(waiting.popleft())
+        while waiting:
+            yield outcome(waiting.popleft())
 
 
 def class_scores(logits: NDArray[Any], config: MobileViTConfig) -> NDArray[Any]:
@@ -149,6 +368,7 @@ def class_scores(logits: NDArray[Any], config: MobileViTConfig) -> NDArray[Any]:
 def load(
     model: str | os.PathLike[str] | None = None,
     *,
+    task: Task = "classification",
     precision: str = "float32",
     engine: str | None = None,
     revision: str | None = None,
@@ -164,9 +384,12 @@ def load(
     model : str or path, optional
         A shipped name ("cifar10-xx-small"), an alias ("xx-small", "x-small", "small", "deeplabv3-xx-small", ...),
         a Hub id ("apple/mobilevit-small") or a local folder with config.json and model.safetensors.
-        None: the environment variable NPMOBILEVIT_MODEL, else apple/mobilevit-xx-small from the cache or the Hub.
-        If that is not cached and the Hub does not answer within 5 s or offline mode is set, the shipped
-        checkpoint with a ModelFallbackWarning.
+        None: the environment variable NPMOBILEVIT_MODEL, else the default of `task` from the cache or the Hub:
+        apple/mobilevit-xx-small or apple/deeplabv3-mobilevit-xx-small. If that is not cached and the Hub does not
+        answer within 5 s or offline mode is set, the shipped checkpoint of the task with a ModelFallbackWarning; none
+        is shipped for segmentation yet.
+    task : {"classification", "segmentation"}
+        Whose default is meant by None; of no consequence for a model that is named.
     precision : {"float32", "float64"}
     engine : {"reference"}, optional
         The only one so far, and the default.
@@ -205,7 +428,7 @@ def load(
         "force_download": force_download,
     }
     name = _default_name() if model is None else model
-    checkpoint = _find_default(arguments) if name is None else checkpoints.find_checkpoint(name, **arguments)
+    checkpoint = _find_default(task, arguments) if name is None else checkpoints.find_checkpoint(name, **arguments)
     settings = checkpoints.load_config_dict(checkpoint)
     weights = checkpoints.load_weights(checkpoint)
     kind = _architecture(settings, weights)
@@ -232,20 +455,23 @@ def _processor(checkpoint: checkpoints.Checkpoint) -> MobileViTImageProcessor:
     return MobileViTImageProcessor.from_dict(settings)
 
 
-def _find_default(arguments: checkpoints.HubArguments) -> checkpoints.Checkpoint:
-    """The default checkpoint, or the shipped one where that is out of reach."""
+def _find_default(task: Task, arguments: checkpoints.HubArguments) -> checkpoints.Checkpoint:
+    """The default checkpoint of a task, or the shipped one where that is out of reach."""
+    if task not in DEFAULT_MODELS:
+        raise ConfigError(f"task is {task!r}; it has to be one of {', '.join(DEFAULT_MODELS)}", "task")
+    default, shipped = DEFAULT_MODELS[task], SHIPPED_MODELS.get(task)
     try:
-        return checkpoints.find_checkpoint(DEFAULT_MODEL, **arguments)
+        return checkpoints.find_checkpoint(default, **arguments)
     except CheckpointError as error:
-        if error.code not in OUT_OF_REACH:
+        if error.code not in OUT_OF_REACH or shipped is None:
             raise
         warnings.warn(
-            f"{DEFAULT_MODEL} is out of reach ({error}); using {SHIPPED_MODEL} in its place, which knows ten classes. "
+            f"{default} is out of reach ({error}); using {shipped} in its place, which knows ten classes. "
             f"Name a model, or set {MODEL_VARIABLE}, to be rid of this warning",
             ModelFallbackWarning,
             stacklevel=3,
         )
-        return checkpoints.find_checkpoint(SHIPPED_MODEL)
+        return checkpoints.find_checkpoint(shipped)
 
 
 def _architecture(settings: Mapping[str, Any], weights: Mapping[str, NDArray[Any]]) -> type[PreTrainedModel]:
@@ -262,60 +488,97 @@ def _architecture(settings: Mapping[str, Any], weights: Mapping[str, NDArray[Any
 
 
 @functools.lru_cache(maxsize=8)
-def _loaded_once(name: str | Path | None) -> Pipeline:
-    return load(name)
+def _loaded_once(name: str | Path | None, task: Task) -> Pipeline:
+    return load(name, task=task)
 
 
 _LOADING = threading.Lock()  # lru_cache alone would let several threads load the same name
 
 
-def as_pipeline(model: Pipeline | str | os.PathLike[str] | None) -> Pipeline:
-    """Return `model` if it is a pipeline, else the checkpoint of that name, which is loaded once per process."""
+def as_pipeline(model: Pipeline | str | os.PathLike[str] | None, task: Task = "classification") -> Pipeline:
+    """Return `model` if it is a pipeline, else the checkpoint of that name, which is loaded once per process.
+
+    Parameters
+    ----------
+    model, task
+        See :func:`load`.
+
+    Returns
+    -------
+    Pipeline
+    """
     if isinstance(model, Pipeline):
         return model
     name = _default_name() if model is None else model
     folder = None if name is None else checkpoints.local_folder(name)
     if folder is not None:
         name = folder.absolute()  # of the working directory as it is now
+    if name is not None:
+        task = "classification"  # of no consequence: one entry of the cache for both
     with _LOADING:
-        return _loaded_once(name if name is None or isinstance(name, Path) else os.fspath(name))
+        return _loaded_once(name if name is None or isinstance(name, Path) else os.fspath(name), task)
 
 
 @overload
 def predict(
-    image: list[Any] | tuple[Any, ...], model: Pipeline | str | os.PathLike[str] | None = None, *, top_k: int = 5
-) -> list[list[Prediction]]: ...
+    image: list[Any] | tuple[Any, ...],
+    model: Pipeline | str | os.PathLike[str] | None = None,
+    *,
+    top_k: int = 5,
+    **options: Unpack[PictureOptions],
+) -> list[Predictions]: ...
 
 
 @overload
 def predict(
-    image: ImageSource, model: Pipeline | str | os.PathLike[str] | None = None, *, top_k: int = 5
-) -> list[Prediction]: ...
+    image: ImageSource,
+    model: Pipeline | str | os.PathLike[str] | None = None,
+    *,
+    top_k: int = 5,
+    **options: Unpack[PictureOptions],
+) -> Predictions: ...
 
 
-def predict(image: Any, model: Pipeline | str | os.PathLike[str] | None = None, *, top_k: int = 5) -> Any:
+def predict(
+    image: Any,
+    model: Pipeline | str | os.PathLike[str] | None = None,
+    *,
+    top_k: int = 5,
+    **options: Unpack[PictureOptions],
+) -> Any:
     """Name what a picture shows.
 
     Parameters
     ----------
     image : path, bytes, file object, PIL image or array, or a list of these
-        Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): uint8, or floats in 0..1.
+        Files are JPEG, PNG, WebP, BMP, GIF or TIFF. Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): whole numbers
+        in 0..255, or floats in 0..1.
     model : Pipeline, str or path, optional
         A loaded pipeline, or what :func:`load` takes; a name is loaded once per process.
     top_k : int
         How many classes to return; all if there are fewer.
+    background : str or (int, int, int)
+        The colour that a transparent picture is laid on, by default "white".
+    value_range : (low, high)
+        The values that mean black and white in an array, or in a picture of 16 or 32 bits or floats.
+    layout : "HWC" or "CHW"
+        Of three-dimensional arrays, by default "HWC".
+    max_file_bytes, max_pixels, max_resized_pixels, max_network_pixels : int
+        Limits: of the encoded picture (256 MiB), of the decoded one (100 million), after the resize (64 million), of
+        the network's input (1.5 million).
 
     Returns
     -------
-    list of Prediction
-        ``(label, score, index)``, best first; equal scores by index. For a list of images a list of such lists.
+    Predictions
+        A list of :class:`Prediction` ``(label, score, index)``, best first; equal scores by index. For a list of
+        images a list of such lists.
 
     Raises
     ------
     ImageError
         If a picture cannot be used.
     ConfigError
-        If `top_k` is below 1 or the model is no classifier.
+        If an option is out of its range or the model is no classifier.
     CheckpointError, WeightsError
         If the model cannot be loaded.
 
@@ -325,4 +588,68 @@ def predict(image: Any, model: Pipeline | str | os.PathLike[str] | None = None, 
     >>> best.label
     'cat'
     """
-    return as_pipeline(model).predict(image, top_k=top_k)
+    return as_pipeline(model).predict(image, top_k=top_k, **options)
+
+
+@overload
+def segment(
+    image: list[Any] | tuple[Any, ...],
+    model: Pipeline | str | os.PathLike[str] | None = None,
+    *,
+    crop: bool = False,
+    **options: Unpack[PictureOptions],
+) -> list[Segmentation]: ...
+
+
+@overload
+def segment(
+    image: ImageSource,
+    model: Pipeline | str | os.PathLike[str] | None = None,
+    *,
+    crop: bool = False,
+    **options: Unpack[PictureOptions],
+) -> Segmentation: ...
+
+
+def segment(
+    image: Any,
+    model: Pipeline | str | os.PathLike[str] | None = None,
+    *,
+    crop: bool = False,
+    **options: Unpack[PictureOptions],
+) -> Any:
+    """Tell the class of every pixel of a picture.
+
+    Parameters
+    ----------
+    image : path, bytes, file object, PIL image or array, or a list of these
+        See :func:`predict`.
+    model : Pipeline, str or path, optional
+        A loaded pipeline, or what :func:`load` takes; a name is loaded once per process.
+    crop : bool
+        False: the network sees the whole picture, its shortest edge resized. True: the centre alone, as in
+        transformers.
+    **options
+        How pictures are read, and limits: see :func:`predict`.
+
+    Returns
+    -------
+    Segmentation
+        Its ``mask`` has the size of the picture, upright if its EXIF data say how it was held. For a list of images a
+        list of them.
+
+    Raises
+    ------
+    ImageError
+        If a picture cannot be used.
+    ConfigError
+        If an option is out of its range or the model does not segment.
+    CheckpointError, WeightsError
+        If the model cannot be loaded.
+
+    Notes
+    -----
+    The logits are resized to the picture's size, bilinearly, as ``post_process_semantic_segmentation`` of transformers
+    does with the picture's size as target; of a crop, to the part of the picture that it shows.
+    """
+    return as_pipeline(model, "segmentation").segment(image, crop=crop, **options)

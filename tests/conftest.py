@@ -12,7 +12,7 @@ import networks
 import pytest
 from fakehub import FakeHub
 
-from npmobilevit import MobileViTForImageClassification, MobileViTForSemanticSegmentation, pipeline
+from npmobilevit import MobileViTForImageClassification, MobileViTForSemanticSegmentation
 from npmobilevit.image_processing import MobileViTImageProcessor
 
 
@@ -43,6 +43,8 @@ def segmenter_folder(tmp_path_factory, processor) -> Path:
 @pytest.fixture
 def clean_environment(monkeypatch):
     """The default model is nobody's setting, and nothing is loaded yet."""
+    from npmobilevit import pipeline
+
     monkeypatch.delenv(pipeline.MODEL_VARIABLE, raising=False)
     pipeline._loaded_once.cache_clear()
 

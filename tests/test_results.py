@@ -1,0 +1,119 @@
+"""Results to read, to look at, to write."""
+
+import dataclasses
+import io
+import json
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import npmobilevit as nm
+from npmobilevit.visual import palettes
+
+PREDICTIONS = nm.Predictions(
+    [nm.Prediction("tabby <cat>", 0.75, 3), nm.Prediction("dog", 0.031, 1)], model="made-up", picture=b""
+)
+
+
+def segmentation(**changes):
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    mask = np.zeros((40, 60), np.int32)
+    mask[:, 20:50], mask[:, 50:] = 2, 255
+    classes = (
+        nm.SegmentedClass(2, "<b>road</b>", 0.5, 0.9),
+        nm.SegmentedClass(0, "background", 1 / 3, 0.8),
+    )
+    labels = {0: "background", 1: "sky", 2: "<b>road</b>"}
+    made = nm.Segmentation(mask=mask, labels=labels, classes=classes, image=image, model="made-up")
+    return dataclasses.replace(made, **changes)
+
+
+def test_predictions_are_a_list_that_prints_as_bars():
+    assert list(PREDICTIONS) == [("tabby <cat>", 0.75, 3), ("dog", 0.031, 1)]
+    assert str(PREDICTIONS).splitlines() == [
+        " 75.0%  tabby <cat>          ######################",
+        "  3.1%  dog                  #",
+    ]
+    assert repr(PREDICTIONS) == repr(list(PREDICTIONS))
+    assert str(nm.Predictions()) == ""
+
+
+def test_results_become_json():
+    written = json.loads(json.dumps(PREDICTIONS.to_dict()))
+    assert written["model"] == "made-up"
+    assert written["predictions"][1] == {"label": "dog", "score": 0.031, "index": 1}
+    found = json.loads(json.dumps(segmentation().to_dict(), allow_nan=False))
+    assert found["classes"][0] == {"id": 2, "name": "<b>road</b>", "share": 0.5, "probability": 0.9}
+    assert (found["model"], found["height"], found["width"]) == ("made-up", 40, 60)
+
+
+def test_results_can_be_pickled():
+    assert pickle.loads(pickle.dumps(PREDICTIONS)).to_dict() == PREDICTIONS.to_dict()
+    copy = pickle.loads(pickle.dumps(segmentation()))
+    np.testing.assert_array_equal(copy.mask, segmentation().mask, strict=True)
+
+
+def test_a_segmentation_says_what_it_is():
+    assert repr(segmentation()) == "<Segmentation 40 x 60 by made-up: <b>road</b> 50.0%, background 33.3%>"
+    many = tuple(nm.SegmentedClass(i, str(i), 0.1, 0.5) for i in range(5))
+    assert repr(segmentation(classes=many)).endswith("0 10.0%, 1 10.0%, 2 10.0% and 2 more>")
+    assert repr(segmentation(classes=())).endswith("no class>")
+
+
+def test_the_overlay_colours_the_classes_and_leaves_the_background():
+    found = segmentation()
+    image, pixels = found.image.astype(int), np.asarray(found.overlay(legend=False), int)
+    assert pixels.shape == (40, 60, 3)
+    np.testing.assert_array_equal(pixels[:, :20], image[:, :20])  # background
+    np.testing.assert_array_equal(pixels[:, 50:], image[:, 50:])  # no class
+    green = np.array([0, 128, 0])  # the second colour of PASCAL VOC
+    assert np.abs(pixels[:, 20:50] - (image[:, 20:50] + green) / 2).max() <= 0.5
+    solid = np.asarray(found.overlay(alpha=1, legend=False))
+    assert (solid[:, 20:50] == green).all()
+    for alpha in (-0.1, 1.1, float("nan"), "half"):
+        with pytest.raises(nm.ConfigError):
+            found.overlay(alpha=alpha)
+
+
+def test_the_legend_is_added_below_the_picture():
+    found = segmentation()
+    with_legend, without = found.overlay(), found.overlay(legend=False)
+    assert with_legend.mode == "RGB"
+    assert with_legend.height > without.height
+    np.testing.assert_array_equal(np.asarray(with_legend)[:40, :60], np.asarray(without))
+    assert (np.asarray(with_legend)[40:] == [0, 128, 0]).all(axis=2).any()  # the swatch
+
+
+def test_the_mask_is_saved_without_loss():
+    found = segmentation()
+    data = io.BytesIO()
+    found.mask_image().save(data, "PNG")
+    saved = Image.open(data)
+    assert saved.mode == "P"
+    np.testing.assert_array_equal(np.asarray(saved), found.mask)
+    colours = np.asarray(saved.convert("RGB"))
+    np.testing.assert_array_equal(colours[0, 30], palettes.voc_palette(3)[2])
+
+
+@pytest.mark.parametrize("ignored", [-100, 255, 1000])
+def test_no_class_is_the_largest_value_if_its_own_does_not_fit(ignored):
+    found = segmentation(ignore_index=ignored, mask=np.where(segmentation().mask == 255, ignored, 0).astype(np.int32))
+    assert np.unique(np.asarray(found.mask_image())).tolist() == [0, 255]
+
+
+def test_more_classes_than_a_byte_holds_make_a_mask_of_16_bits():
+    found = segmentation(labels={i: str(i) for i in range(300)}, mask=np.full((2, 2), 299, np.int32))
+    data = io.BytesIO()
+    found.mask_image().save(data, "PNG")
+    assert np.asarray(Image.open(data)).tolist() == [[299, 299], [299, 299]]
+
+
+@pytest.mark.parametrize("result", [PREDICTIONS, segmentation()], ids=["predictions", "segmentation"])
+def test_a_notebook_shows_escaped_names(result):
+    html = result._repr_html_()
+    assert "made-up" in html
+    assert "<cat>" not in html
+    assert "<b>" not in html
+    assert "&lt;" in html

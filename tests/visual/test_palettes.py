@@ -1,0 +1,52 @@
+"""The colour map of PASCAL VOC."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from npmobilevit.visual.palettes import voc_palette
+
+
+def colour_by_definition(label: int) -> tuple[int, ...]:
+    """VOCcolormap of the VOC development kit, for one id."""
+    colour = [0, 0, 0]
+    for place in range(8):
+        for channel in range(3):
+            bit = (label >> (3 * place + channel)) & 1
+            colour[channel] |= bit << (7 - place)
+    return tuple(colour)
+
+
+@pytest.mark.parametrize(
+    ("label", "colour"),
+    [
+        (0, (0, 0, 0)),
+        (1, (128, 0, 0)),
+        (2, (0, 128, 0)),
+        (15, (192, 128, 128)),
+        (20, (0, 64, 128)),
+        (255, (224, 224, 192)),
+        (256, (0, 0, 32)),
+        (2**21, (1, 0, 0)),  # the first to reach the lowest bit
+    ],
+)
+def test_published_colours(label, colour):
+    assert tuple(voc_palette(label + 1)[label].tolist()) == colour
+    assert colour_by_definition(label) == colour
+
+
+def test_every_colour_is_that_of_the_definition():
+    expected = np.array([colour_by_definition(label) for label in range(1000)], np.uint8)
+    np.testing.assert_array_equal(voc_palette(1000), expected, strict=True)
+
+
+@given(st.integers(1, 600))
+def test_a_shorter_palette_is_the_beginning_of_a_longer_one(count):
+    palette = voc_palette(count)
+    assert palette.shape == (count, 3)
+    np.testing.assert_array_equal(palette, voc_palette(600)[:count], strict=True)
+
+
+def test_no_two_classes_share_a_colour():
+    assert len(np.unique(voc_palette(4096), axis=0)) == 4096
