@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +11,6 @@ import npmobilevit as nm
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
-
-TOOLS = Path(__file__).parents[2] / "tools"
-sys.path.insert(0, str(TOOLS))
 
 import benchmark  # noqa: E402
 import cifar10  # noqa: E402
