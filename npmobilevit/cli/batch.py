@@ -1,0 +1,195 @@
+"""The commands that look at pictures: predict and segment."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from npmobilevit.cli import reports, targets
+from npmobilevit.cli.console import Progress, bars, is_terminal, printable, say, terminal_columns
+from npmobilevit.cli.ending import EXIT_GOOD, EXIT_INPUT, EXIT_INTERRUPTED, STOPPING, Stop, as_stop
+from npmobilevit.cli.inputs import Inputs, find_inputs
+from npmobilevit.cli.model import load_model
+from npmobilevit.cli.targets import Job
+from npmobilevit.errors import ImageError
+
+if TYPE_CHECKING:
+    from npmobilevit.images import ImageSource, ReadOptions
+    from npmobilevit.results import Predictions, Segmentation
+
+# The results of one picture, for programs (entries of its JSON object) and for people (lines).
+Content = tuple[Mapping[str, Any], Sequence[str]]
+
+
+class Batch(NamedTuple):
+    """Pictures on their way: what is done with each.
+
+    Attributes
+    ----------
+    jobs : sequence of Job
+    stream : callable
+        Sources of pictures to their results or errors, one by one and in order.
+    finish : callable
+        A job and its result to what is reported of it; writes the files of the job.
+    """
+
+    jobs: Sequence[Job]
+    stream: Callable[[Iterable[ImageSource]], Iterator[Any]]
+    finish: Callable[[Job, Any], Content]
+
+
+def run_predict(options: argparse.Namespace) -> int:
+    """Name what every picture shows; one that fails does not stop the others."""
+    reading = _reading(options)
+    inputs = _inputs(options)
+    if options.output is not None:
+        targets.check_file(options.output, options.force, targets.file_ids(inputs))
+    pipeline = load_model(options.model, "classification")
+    pipeline.require_classifier()  # before the first picture is read
+    out = None if options.output is None else io.StringIO()
+    report = options.report("predict", pipeline, out)
+    columns = terminal_columns(sys.stdout) if out is None else None
+
+    def stream(images: Iterable[ImageSource]) -> Iterator[Predictions | ImageError]:
+        return pipeline.stream_predictions(images, top_k=options.top_k, **reading)
+
+    def finish(job: Job, predictions: Predictions) -> Content:
+        rows = [(found.score, found.label, "") for found in predictions]
+        content = {"predictions": predictions.to_dict()["predictions"]}
+        return content, [printable(job.input.name), *bars(rows, columns)]
+
+    jobs = targets.plan(inputs, {}, force=False)
+    code = _run(Batch(jobs, stream, finish), report, _progress(len(jobs), report))
+    if out is not None:
+        targets.write_report(options.output, out.getvalue())
+    return code
+
+
+def run_segment(options: argparse.Namespace) -> int:
+    """Tell which class every pixel of every picture belongs to, and write masks and overlays if asked to."""
+    from npmobilevit.pipeline import MAX_NETWORK_PIXELS
+
+    reading = _reading(options)
+    inputs = _inputs(options)
+    wanted = {"mask": options.output, "overlay": options.overlay}
+    jobs = targets.plan(inputs, {kind: path for kind, path in wanted.items() if path is not None}, force=options.force)
+    pipeline = load_model(options.model, "segmentation")
+    pipeline.require_segmenter()
+    report = options.report("segment", pipeline)
+    columns = terminal_columns(sys.stdout)
+
+    def stream(images: Iterable[ImageSource]) -> Iterator[Segmentation | ImageError]:
+        limit = MAX_NETWORK_PIXELS if options.max_network_pixels is None else options.max_network_pixels
+        return pipeline.stream_segmentations(images, crop=options.crop, max_network_pixels=limit, **reading)
+
+    def finish(job: Job, segmentation: Segmentation) -> Content:
+        pictures = {"mask": segmentation.mask_image, "overlay": segmentation.overlay}
+        for kind, path in job.targets.items():
+            targets.write(path, targets.encode(kind, pictures[kind](), path))
+        content = {key: value for key, value in segmentation.to_dict().items() if key != "model"}
+        content |= {kind: job.targets.get(kind) for kind in pictures}
+        rows = [(found.share, found.name, f"{found.probability:6.1%}  ") for found in segmentation.classes]
+        head = f"{printable(job.input.name)}  {content['height']} x {content['width']}"
+        return content, [head, *bars(rows, columns)]
+
+    return _run(Batch(jobs, stream, finish), report, _progress(len(jobs), report))
+
+
+def _reading(options: argparse.Namespace) -> ReadOptions:
+    """The options of reading that were given, checked before the first picture is."""
+    from npmobilevit.images import MAX_FILE_BYTES, MAX_PIXELS
+    from npmobilevit.images.options import checked_options
+
+    reading: ReadOptions = {
+        "background": options.background,
+        "value_range": None if options.value_range is None else tuple(options.value_range),
+        "max_pixels": MAX_PIXELS if options.max_pixels is None else options.max_pixels,
+    }
+    checked_options(reading["background"], reading["value_range"], None, reading["max_pixels"], MAX_FILE_BYTES)
+    return reading
+
+
+def _inputs(options: argparse.Namespace) -> Inputs:
+    inputs = find_inputs(options.inputs, recursive=options.recursive)
+    if inputs.skipped:
+        say(
+            "note",
+            f"left out {inputs.skipped} file{'s' * (inputs.skipped > 1)} that by name are no pictures to look at",
+        )
+    return inputs
+
+
+def _progress(total: int, report: reports.Report) -> Progress:
+    scrolls = not isinstance(report, reports.Document) and report.out is None and _same_terminal()
+    return Progress(total, is_terminal(sys.stderr) and total > 1 and not scrolls)
+
+
+def _same_terminal() -> bool:
+    """Whether results and progress would mix on one screen."""
+    if not (is_terminal(sys.stdout) and is_terminal(sys.stderr)):
+        return False
+    return os.path.samestat(os.fstat(sys.stdout.fileno()), os.fstat(sys.stderr.fileno()))
+
+
+def _run(batch: Batch, report: reports.Report, progress: Progress) -> int:
+    """Report the pictures one by one, until all are done or none can follow."""
+    stop: Stop | None = None
+    try:
+        report.begin()
+        progress.show()
+        with closing(_in_step(batch)) as results:
+            for job, result in results:
+                outcome = _outcome(batch, job, result)
+                _add(report, progress, job.input.name, outcome)
+    except STOPPING as error:
+        stop = as_stop(error)
+        if stop.exit_code == EXIT_INTERRUPTED:
+            message = f"interrupted after {progress.done} of {progress.total} pictures"
+            stop = Stop(EXIT_INTERRUPTED, stop.code, message)
+    finally:
+        progress.clear()
+    if stop is not None:
+        say("error", stop)
+    report.end(stop)
+    return stop.exit_code if stop is not None else EXIT_INPUT if progress.failed else EXIT_GOOD
+
+
+def _in_step(batch: Batch) -> Generator[tuple[Job, Any], None, None]:
+    """Each job with its result or error, in order. One that has failed already does not reach the network."""
+    begun: deque[Job] = deque()
+
+    def sources() -> Iterator[ImageSource]:
+        for job in batch.jobs:
+            begun.append(job)
+            if job.input.failure is None:
+                yield job.input.source
+
+    for result in batch.stream(sources()):
+        while (failure := begun[0].input.failure) is not None:
+            yield begun.popleft(), failure
+        yield begun.popleft(), result
+    yield from ((job, job.input.failure) for job in begun)
+
+
+def _outcome(batch: Batch, job: Job, result: Any) -> Content | ImageError:
+    try:
+        return result if isinstance(result, ImageError) else batch.finish(job, result)
+    except ImageError as error:  # its files cannot be written; those of others may
+        return error
+
+
+def _add(report: reports.Report, progress: Progress, name: str, outcome: Content | ImageError) -> None:
+    if isinstance(outcome, ImageError):
+        progress.clear()
+        message = str(outcome)
+        say("error", message if repr(name)[1:-1] in message else f"{name}: {message}")
+        report.add(name, {"error": reports.describe_error(outcome)}, [])
+    else:
+        report.add(name, *outcome)
+    progress.advance(failed=isinstance(outcome, ImageError))

@@ -1,0 +1,166 @@
+"""The command line: its commands and options, and their help."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import NoReturn
+
+from npmobilevit import __version__
+from npmobilevit.cli import reports
+from npmobilevit.cli.batch import run_predict, run_segment
+from npmobilevit.cli.ending import usage
+from npmobilevit.cli.model import run_info, run_taps
+
+COMMANDS = ("predict", "segment", "info", "taps")
+
+INPUTS = """\
+INPUT is a picture (JPEG, PNG, WebP, BMP, GIF, TIFF), a folder of pictures,
+a pattern in quotes such as "photos/**/*.jpg", @list.txt (a file that names a
+picture a line), or - for a picture on stdin. A file or folder of just that
+name comes first. A picture that cannot be used does not stop the others.
+"""
+
+CODES = """\
+exit codes: 0 good; 1 some inputs failed, or the output could not be written;
+2 usage; 3 the model is not to be had; 130 interrupted
+"""
+
+PREDICT = f"""\
+{INPUTS}
+{CODES}
+examples:
+  npmobilevit predict cat.jpg
+  npmobilevit predict "photos/*.png" --model xx-small --top-k 1
+  npmobilevit predict -r photos --json -o results.json
+  curl -s https://example.org/cat.jpg | npmobilevit predict - --jsonl
+"""
+
+SEGMENT = f"""\
+{INPUTS}
+PATH is a file if INPUT is one picture. For anything else, if PATH ends in a
+slash or is a folder already, it is a folder, which is made if need be; there
+photos/sub/a.jpg becomes sub/a.jpg.mask.png and sub/a.jpg.overlay.png. A mask
+is a PNG whose values are the classes. Files are written whole or not at all,
+and never over an input.
+
+{CODES}
+examples:
+  npmobilevit segment street.jpg --overlay street.overlay.jpg
+  npmobilevit segment street.jpg -o mask.png --model deeplabv3-xx-small
+  npmobilevit segment -r photos -o masks/ --overlay overlays/ --jsonl
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise usage("usage", f"{message}; see {self.prog} --help")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = _Parser(prog="npmobilevit", description="MobileViT in plain NumPy.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"npmobilevit {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+
+    def add(
+        name: str, run: Callable[[argparse.Namespace], int], text: str, epilog: str = ""
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_argument(
+            "--model",
+            help="shipped name, alias, Hub id or folder (default: $NPMOBILEVIT_MODEL, else Apple's xx-small from the "
+            "cache or the Hub, else the one that is shipped)",
+        )
+        command.set_defaults(run=run)
+        return command
+
+    _add_predict(add("predict", run_predict, "name what pictures show", PREDICT))
+    text = "tell which class every pixel of pictures belongs to"
+    _add_segment(add("segment", run_segment, text, SEGMENT))
+    _add_json(add("info", run_info, "describe a model: task, labels, parameters"))
+    command = add("taps", run_taps, "list the names and shapes of all values that the network can report")
+    _add_json(command)
+    command.add_argument(
+        "--size", type=_positive, nargs=2, metavar=("H", "W"), help="input size (default: the model's)"
+    )
+    return parser
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def _add_predict(command: argparse.ArgumentParser) -> None:
+    _add_pictures(command)
+    command.add_argument("--top-k", type=_positive, default=5, metavar="K", help="classes to print (default: 5)")
+    command.add_argument("-o", "--output", type=_path, metavar="FILE", help="write to FILE what would go to stdout")
+
+
+def _add_segment(command: argparse.ArgumentParser) -> None:
+    _add_pictures(command)
+    command.add_argument("-o", "--output", type=_path, metavar="PATH", help="write the mask, or the masks, as PNG")
+    command.add_argument(
+        "--overlay",
+        type=_path,
+        metavar="PATH",
+        help="write the picture under the colours of its classes; a file may end in .png, .jpg, .jpeg or .webp",
+    )
+    command.add_argument(
+        "--crop", action="store_true", help="look only at what is left after the model's centre crop, as predict does"
+    )
+    command.add_argument(
+        "--max-network-pixels",
+        type=_positive,
+        metavar="N",
+        help="refuse pictures that are larger after the resize (default: 1.5 million pixels; the memory needed grows "
+        "with the square)",
+    )
+
+
+def _add_pictures(command: argparse.ArgumentParser) -> None:
+    """What predict and segment have in common."""
+    command.add_argument("inputs", nargs="+", metavar="INPUT", help="pictures; see below")
+    command.add_argument("-r", "--recursive", action="store_true", help="look into subfolders of folders as well")
+    command.add_argument("--force", action="store_true", help="replace output files that exist already")
+    command.add_argument(
+        "--background",
+        default="white",
+        metavar="COLOUR",
+        help='what transparency is laid on: a name or "#rrggbb" (default: white)',
+    )
+    command.add_argument(
+        "--value-range",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="the values that mean black and white, in pictures of more than 8 bits",
+    )
+    command.add_argument(
+        "--max-pixels", type=_positive, metavar="N", help="refuse larger pictures (default: 100 million pixels)"
+    )
+    forms = command.add_mutually_exclusive_group()
+    for name, report, text in (
+        ("--json", reports.Document, "print one JSON document, at the end"),
+        ("--jsonl", reports.Lines, "print a JSON object a line, as soon as it is known"),
+    ):
+        forms.add_argument(name, action="store_const", dest="report", const=report, default=reports.Text, help=text)
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, found {text[:40]!r}")
+    return int(text)
+
+
+def _path(text: str) -> str:
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"must be the name of a file or folder, found {text!r}")
+    return text

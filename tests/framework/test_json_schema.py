@@ -1,0 +1,151 @@
+"""What predict and segment print as JSON is what reference/schemas says, whatever happens."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+from commandline import SHIPPED, run, write_picture
+
+import npmobilevit as nm
+from npmobilevit.cli import targets
+
+jsonschema = pytest.importorskip("jsonschema")
+
+SCHEMAS = Path(__file__).parents[2] / "reference" / "schemas"
+
+pytestmark = [pytest.mark.framework, pytest.mark.usefixtures("clean_environment")]
+
+
+def validator(name):
+    schema = json.loads((SCHEMAS / f"{name}.json").read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working directory, with pictures, a file that is none, and a model for each command."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "b.png", "in/c.png"):
+        write_picture(Path(name))
+    Path("text.png").write_text("no picture")
+    with open(b"\xff.png", "wb") as file:
+        file.write(Path("a.png").read_bytes())
+    return tmp_path
+
+
+@pytest.fixture
+def models(classifier_folder, segmenter_folder):
+    return {"predict": ["--model", str(classifier_folder)], "segment": ["--model", str(segmenter_folder)]}
+
+
+GOOD = [
+    ["a.png"],
+    ["in", "b.png", "\udcff.png"],
+    ["a.png", "missing.png", "text.png", "none*.png", "@none.txt", "in"],
+    ["missing.png"],
+    ["a.png", "--background", "blue", "--max-pixels", "10"],
+]
+CASES = [
+    *((command, arguments, None) for command in ("predict", "segment") for arguments in GOOD),
+    ("predict", ["a.png", "--top-k", "1"], None),
+    ("segment", ["a.png", "-o", "m.png"], None),
+    ("segment", ["in", "a.png", "a.png", "-o", "out", "--overlay", "out2", "--crop"], None),
+    *((command, ["a.png", "--frobnicate"], 2) for command in ("predict", "segment")),
+    *((command, [], 2) for command in ("predict", "segment")),
+    *((command, ["a.png", "-o", "a.png"], 2) for command in ("predict", "segment")),
+    *((command, ["a.png", "--model", "no such model"], 3) for command in ("predict", "segment")),
+    ("segment", ["a.png", *SHIPPED], 2),
+]
+
+
+@pytest.mark.parametrize(("command", "arguments", "code"), CASES)
+def test_outputs_follow_their_schemas(capsys, folder, models, command, arguments, code):
+    model = [] if "--model" in arguments else models[command]
+    for form, name in (("--json", "document"), ("--jsonl", "line")):
+        actual, out, _ = run(capsys, command, *model, form, "--force", *arguments)
+        assert actual == code if code else actual in (0, 1)
+        texts = [out] if form == "--json" else out.splitlines()
+        assert texts
+        for text in texts:
+            validator(f"{command}-{name}").validate(json.loads(text))
+        assert ("error" in json.loads(texts[-1])) >= bool(code)
+
+
+@pytest.mark.parametrize("command", ["predict", "segment"])
+@pytest.mark.parametrize("raised", [KeyboardInterrupt(), MemoryError(), nm.WeightsError("NaN", "logits-not-finite")])
+def test_batches_that_end_early_follow_them_too(capsys, folder, models, monkeypatch, command, raised):
+    name = {"predict": "stream_predictions", "segment": "stream_segmentations"}[command]
+    stream = getattr(nm.Pipeline, name)
+
+    def fail(self, images, **options):
+        yield next(stream(self, images, **options))
+        raise raised
+
+    monkeypatch.setattr(nm.Pipeline, name, fail)
+    _, out, _ = run(capsys, command, "a.png", "b.png", "--json", *models[command])
+    document = json.loads(out)
+    validator(f"{command}-document").validate(document)
+    assert (len(document["results"]), "error" in document) == (1, True)
+    _, out, _ = run(capsys, command, "a.png", "b.png", "--jsonl", *models[command])
+    for line in out.splitlines():
+        validator(f"{command}-line").validate(json.loads(line))
+    assert list(json.loads(out.splitlines()[-1])) == ["schema", "model", "error"]
+
+
+def test_a_disk_that_fills_follows_them_too(capsys, folder, models, monkeypatch):
+    def fail(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(targets, "write_atomically", fail)
+    for command in ("predict", "segment"):
+        code, out, _ = run(capsys, command, "a.png", "--json", "-o", "new.png", *models[command])
+        assert code == 1
+        validator(f"{command}-document").validate(json.loads(out))
+
+
+def damaged(value):
+    """Copies of a JSON value with one key less, one more, or one value of another type, anywhere."""
+    if isinstance(value, dict):
+        for key in value:
+            yield {k: v for k, v in value.items() if k != key}
+            for worse in damaged(value[key]):
+                yield {**value, key: worse}
+        yield {**value, "surplus": 1}
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            for worse in damaged(item):
+                yield [*value[:i], worse, *value[i + 1 :]]
+    yield [] if value is not None and not isinstance(value, list) else 2.5
+
+
+@pytest.mark.parametrize("command", ["predict", "segment"])
+def test_the_schemas_refuse_what_is_damaged(capsys, folder, models, command):
+    arguments = ["-o", "out", "--overlay", "out"] if command == "segment" else []
+    good = ["a.png", "missing.png", *arguments, *models[command]]
+    document = json.loads(run(capsys, command, *good, "--json", "--force")[1])
+    lines = [json.loads(line) for line in run(capsys, command, *good, "--jsonl", "--force")[1].splitlines()]
+    for name, value in (("document", document), ("line", lines[0]), ("line", lines[1])):
+        accepted = [worse for worse in damaged(copy.deepcopy(value)) if validator(f"{command}-{name}").is_valid(worse)]
+        # a line of an error without an input is the end of a batch
+        end = {key: value[key] for key in ("schema", "model", "error") if key in value}
+        assert accepted == ([end] if name == "line" and "error" in value else [])
+
+
+@pytest.mark.parametrize("name", ["predict-document", "predict-line", "segment-document", "segment-line"])
+def test_schemas_describe_everything_and_allow_nothing_else(name):
+    def objects(value):
+        if isinstance(value, dict):
+            if value.get("type") == "object":
+                yield value
+            for item in value.values():
+                yield from objects(item)
+
+    schema = json.loads((SCHEMAS / f"{name}.json").read_text(encoding="utf-8"))
+    found = list(objects(schema))
+    assert len(found) >= 5
+    for entry in found:
+        assert entry["additionalProperties"] is False
+        assert set(entry["required"]) <= set(entry["properties"])
+        assert entry["description"].endswith(".")
