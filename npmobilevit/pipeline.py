@@ -231,6 +231,7 @@ class Pipeline:
     def _predicting(self, top_k: int, options: PictureOptions) -> _Halves[tuple[bytes, Pixels], Predictions]:
         if isinstance(top_k, bool) or not isinstance(top_k, int | np.integer) or top_k < 1:
             raise ConfigError(f"top_k must be an integer of at least 1, found {top_k!r}", "top-k")
+        _check_names(options, "predict")
         self.require_classifier()
 
         def prepare(image: ImageSource) -> tuple[bytes, Pixels]:
@@ -249,6 +250,7 @@ class Pipeline:
     def _segmenting(self, crop: bool, options: PictureOptions) -> _Halves[_Prepared, Segmentation]:
         if not isinstance(crop, bool | np.bool_):
             raise ConfigError(f"crop must be True or False, found {crop!r}", "crop")
+        _check_names(options, "segment")
         self.require_segmenter()
         processor = self.processor if crop else dataclasses.replace(self.processor, do_center_crop=False)
         return _Halves(functools.partial(self._prepare, processor, **options), self._segmentation)
@@ -318,12 +320,19 @@ def _results(image: Any, work: _Halves[Half, Result]) -> Result | list[Result]:
     """The result of an image, or the list of the results of a list of images; an error is raised."""
     if not isinstance(image, list | tuple):
         return work.finish(work.prepare(image))
-    results = []
+    results: list[Result] = []
     for result in _stream(image, work):
         if isinstance(result, ImageError):
-            raise result
+            raise ImageError(f"image {len(results) + 1} of {len(image)}: {result}", result.code) from result
         results.append(result)
     return results
+
+
+def _check_names(options: PictureOptions, function: str) -> None:
+    """Raise the TypeError that a function of named arguments would, in its own name."""
+    for name in options:
+        if name not in PictureOptions.__optional_keys__:
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
 
 
 def _stream(images: Iterable[ImageSource], work: _Halves[Half, Result]) -> Iterator[Result | ImageError]:
@@ -466,8 +475,8 @@ def _find_default(task: Task, arguments: checkpoints.HubArguments) -> checkpoint
         if error.code not in OUT_OF_REACH or shipped is None:
             raise
         warnings.warn(
-            f"{default} is out of reach ({error}); using {shipped} in its place, which knows ten classes. "
-            f"Name a model, or set {MODEL_VARIABLE}, to be rid of this warning",
+            f"using {shipped}, which knows ten classes only, for {default} is out of reach ({error.code}). Name the "
+            f"model you mean, or set {MODEL_VARIABLE}, to be rid of this warning",
             ModelFallbackWarning,
             stacklevel=3,
         )
@@ -571,7 +580,7 @@ def predict(
     -------
     Predictions
         A list of :class:`Prediction` ``(label, score, index)``, best first; equal scores by index. For a list of
-        images a list of such lists.
+        images a list of such lists. (Where single failures should not end it: :meth:`Pipeline.stream_predictions`.)
 
     Raises
     ------

@@ -139,7 +139,7 @@ class Segmentation:
         if not legend:
             return Image.fromarray(pixels)
         return overlay.with_legend(
-            pixels, [(colours[c.id], f"{overlay.shown_text(c.name, 30)} {c.share:.1%}") for c in coloured]
+            pixels, [(colours[c.id], f"{overlay.shown_text(c.name, 30)} ({c.share:.1%})") for c in coloured]
         )
 
     def mask_image(self) -> Image.Image:

@@ -1259,3 +1259,21 @@ def test_pictures_of_a_list_may_differ_in_size() -> None:
     assert MobileViTImageProcessor().preprocess(mixed)["pixel_values"].shape == (3, 3, 256, 256)
     with pytest.raises(ImageError):
         MobileViTImageProcessor().preprocess([*mixed, b"no picture"])
+
+
+def test_an_empty_stdin_gives_advice_for_the_command_line() -> None:
+    stream = io.BytesIO()
+    stream.name = "<stdin>"
+    assert describe(stream) == "stdin"
+    message = refusal(stream, "image-empty")
+    assert "command before the pipe" in message
+    assert "seek" not in message
+
+
+def test_what_can_become_an_image_is_told_how() -> None:
+    class Tensor:
+        def __array__(self) -> np.ndarray:
+            raise TypeError("on a device")
+
+    assert "numpy()" in refusal(Tensor(), "image-type")
+    assert "list(generator)" in refusal((noise(3, 3, 3) for _ in range(2)), "image-type")

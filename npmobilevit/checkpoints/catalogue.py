@@ -72,7 +72,9 @@ def hub_revisions(repo: str, revision: str | None) -> tuple[str, ...]:
 
 
 def near_names(name: str) -> str:
-    """``"; did you mean 'a', 'b'?"`` with the known names nearest to `name`, or an empty string."""
+    """``"; did you mean 'a', 'b'?"`` with the known names nearest to `name`; else all, unless it looks like a Hub id."""
     known = [*shipped_names(), *ALIASES, *ALIASES.values()]
     near = [other for other in difflib.get_close_matches(name[:200], known) if other != name]
-    return f"; did you mean {', '.join(map(repr, near))}?" if near else ""
+    if near:
+        return f"; did you mean {', '.join(map(repr, near))}?"
+    return "" if "/" in name else f"; shipped: {', '.join(shipped_names())}; aliases: {', '.join(ALIASES)}"

@@ -12,7 +12,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from npmobilevit.cli import reports, targets
-from npmobilevit.cli.console import Progress, bars, is_terminal, printable, say, terminal_columns
+from npmobilevit.cli.console import Progress, bars, in_options, is_terminal, printable, say, terminal_columns
 from npmobilevit.cli.ending import EXIT_GOOD, EXIT_INPUT, EXIT_INTERRUPTED, STOPPING, Stop, as_stop
 from npmobilevit.cli.inputs import Inputs, find_inputs
 from npmobilevit.cli.model import load_model
@@ -49,7 +49,7 @@ def run_predict(options: argparse.Namespace) -> int:
     reading = _reading(options)
     inputs = _inputs(options)
     if options.output is not None:
-        targets.check_file(options.output, options.force, targets.file_ids(inputs))
+        targets.check_file(options.output, options.existing, targets.file_ids(inputs))
     pipeline = load_model(options.model, "classification")
     pipeline.require_classifier()  # before the first picture is read
     out = None if options.output is None else io.StringIO()
@@ -64,7 +64,7 @@ def run_predict(options: argparse.Namespace) -> int:
         content = {"predictions": predictions.to_dict()["predictions"]}
         return content, [printable(job.input.name), *bars(rows, columns)]
 
-    jobs = targets.plan(inputs, {}, force=False)
+    jobs = targets.plan(inputs, {})
     code = _run(Batch(jobs, stream, finish), report, _progress(len(jobs), report))
     if out is not None:
         targets.write_report(options.output, out.getvalue())
@@ -78,7 +78,10 @@ def run_segment(options: argparse.Namespace) -> int:
     reading = _reading(options)
     inputs = _inputs(options)
     wanted = {"mask": options.output, "overlay": options.overlay}
-    jobs = targets.plan(inputs, {kind: path for kind, path in wanted.items() if path is not None}, force=options.force)
+    wanted = {kind: path for kind, path in wanted.items() if path is not None}
+    jobs = targets.plan(inputs, wanted, existing=options.existing)
+    if done := len(inputs.pictures) - len(jobs):
+        say("note", f"left out {done} picture{'s' * (done > 1)} whose files exist already")
     pipeline = load_model(options.model, "segmentation")
     pipeline.require_segmenter()
     report = options.report("segment", pipeline)
@@ -94,9 +97,12 @@ def run_segment(options: argparse.Namespace) -> int:
             targets.write(path, targets.encode(kind, pictures[kind](), path))
         content = {key: value for key, value in segmentation.to_dict().items() if key != "model"}
         content |= {kind: job.targets.get(kind) for kind in pictures}
-        rows = [(found.share, found.name, f"{found.probability:6.1%}  ") for found in segmentation.classes]
-        head = f"{printable(job.input.name)}  {content['height']} x {content['width']}"
-        return content, [head, *bars(rows, columns)]
+        rows = [(found.share, found.name, f"p {found.probability:.2f}  ") for found in segmentation.classes]
+        unseen = 1 - sum(found.share for found in segmentation.classes)
+        rows += [(unseen, "(outside the crop)", "")] if unseen > 1e-9 else []
+        head = f"{printable(job.input.name)}  {content['width']} x {content['height']} pixels"
+        written = [f"  {kind}: {printable(path)}" for kind, path in job.targets.items()]
+        return content, [head, *bars(rows, columns), *written]
 
     return _run(Batch(jobs, stream, finish), report, _progress(len(jobs), report))
 
@@ -120,7 +126,7 @@ def _inputs(options: argparse.Namespace) -> Inputs:
     if inputs.skipped:
         say(
             "note",
-            f"left out {inputs.skipped} file{'s' * (inputs.skipped > 1)} that by name are no pictures to look at",
+            f"left out {inputs.skipped} file{'s' * (inputs.skipped > 1)} whose names are not those of pictures",
         )
     return inputs
 
@@ -156,6 +162,8 @@ def _run(batch: Batch, report: reports.Report, progress: Progress) -> int:
         progress.clear()
     if stop is not None:
         say("error", stop)
+    elif progress.failed and progress.total > 10:  # the errors may have scrolled by
+        say("note", f"{progress.failed} of {progress.total} inputs failed")
     report.end(stop)
     return stop.exit_code if stop is not None else EXIT_INPUT if progress.failed else EXIT_GOOD
 
@@ -187,7 +195,7 @@ def _outcome(batch: Batch, job: Job, result: Any) -> Content | ImageError:
 def _add(report: reports.Report, progress: Progress, name: str, outcome: Content | ImageError) -> None:
     if isinstance(outcome, ImageError):
         progress.clear()
-        message = str(outcome)
+        message = in_options(str(outcome))
         say("error", message if repr(name)[1:-1] in message else f"{name}: {message}")
         report.add(name, {"error": reports.describe_error(outcome)}, [])
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import time
@@ -33,6 +34,12 @@ def drop(stream: TextIO) -> None:
 def printable(text: str) -> str:
     """Escape what could steer a terminal, or is no character: a file's name may hold anything but a slash."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def in_options(message: str) -> str:
+    """Name the options of a message of the library as they are called here."""
+    message = re.sub(r"\bvalue_range=\(([^(),]+), ([^(),]+)\)", r"--value-range \1 \2", message)
+    return re.sub(r"\b(value_range|max_pixels|max_network_pixels)\b", lambda m: "--" + m[0].replace("_", "-"), message)
 
 
 def say(kind: str, message: object) -> None:

@@ -38,11 +38,14 @@ examples:
 
 SEGMENT = f"""\
 {INPUTS}
-PATH is a file if INPUT is one picture. For anything else, if PATH ends in a
-slash or is a folder already, it is a folder, which is made if need be; there
-photos/sub/a.jpg becomes sub/a.jpg.mask.png and sub/a.jpg.overlay.png. A mask
-is a PNG whose values are the classes. Files are written whole or not at all,
-and never over an input.
+The text gives each class's share of the picture, its name, and p, the mean
+probability of its pixels.
+
+PATH is a file for one picture, and a folder, which is made if need be, for
+several, for a folder and for a pattern; there photos/sub/a.jpg becomes
+sub/a.jpg.mask.png and sub/a.jpg.overlay.png. A PATH that ends in a slash is
+always a folder. A mask is a PNG whose values are the classes. Files are
+written whole or not at all, and never over an input.
 
 {CODES}
 examples:
@@ -102,11 +105,21 @@ def _add_predict(command: argparse.ArgumentParser) -> None:
     _add_pictures(command)
     command.add_argument("--top-k", type=_positive, default=5, metavar="K", help="classes to print (default: 5)")
     command.add_argument("-o", "--output", type=_path, metavar="FILE", help="write to FILE what would go to stdout")
+    _add_force(command)
 
 
 def _add_segment(command: argparse.ArgumentParser) -> None:
     _add_pictures(command)
     command.add_argument("-o", "--output", type=_path, metavar="PATH", help="write the mask, or the masks, as PNG")
+    existing = command.add_mutually_exclusive_group()
+    _add_force(existing)
+    existing.add_argument(
+        "--skip-existing",
+        action="store_const",
+        dest="existing",
+        const="skip",
+        help="leave out pictures whose files exist already: an interrupted command goes on",
+    )
     command.add_argument(
         "--overlay",
         type=_path,
@@ -129,7 +142,7 @@ def _add_pictures(command: argparse.ArgumentParser) -> None:
     """What predict and segment have in common."""
     command.add_argument("inputs", nargs="+", metavar="INPUT", help="pictures; see below")
     command.add_argument("-r", "--recursive", action="store_true", help="look into subfolders of folders as well")
-    command.add_argument("--force", action="store_true", help="replace output files that exist already")
+    command.set_defaults(existing="refuse")
     command.add_argument(
         "--background",
         default="white",
@@ -141,7 +154,7 @@ def _add_pictures(command: argparse.ArgumentParser) -> None:
         type=float,
         nargs=2,
         metavar=("LOW", "HIGH"),
-        help="the values that mean black and white, in pictures of more than 8 bits",
+        help="the values that mean black and white; for pictures of more than 8 bits, and others are refused",
     )
     command.add_argument(
         "--max-pixels", type=_positive, metavar="N", help="refuse larger pictures (default: 100 million pixels)"
@@ -152,6 +165,16 @@ def _add_pictures(command: argparse.ArgumentParser) -> None:
         ("--jsonl", reports.Lines, "print a JSON object a line, as soon as it is known"),
     ):
         forms.add_argument(name, action="store_const", dest="report", const=report, default=reports.Text, help=text)
+
+
+def _add_force(command: argparse._ActionsContainer) -> None:
+    command.add_argument(
+        "--force",
+        action="store_const",
+        dest="existing",
+        const="replace",
+        help="replace output files that exist already",
+    )
 
 
 def _positive(text: str) -> int:

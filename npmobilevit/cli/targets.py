@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from npmobilevit.cli.ending import EXIT_INPUT, Stop, usage
 from npmobilevit.cli.inputs import RESULT_SUFFIXES, Input, Inputs
@@ -26,6 +26,7 @@ FORMATS: Mapping[str, Mapping[str, str]] = {
 _NAME_ERRORS = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ)
 
 FileId: TypeAlias = tuple[int, int]
+Existing: TypeAlias = Literal["refuse", "replace", "skip"]  # what is done about files that are there already
 
 
 class Job(NamedTuple):
@@ -49,29 +50,31 @@ def _file_id(path: str) -> FileId | None:
     return status.st_dev, status.st_ino
 
 
-def _refusal(path: str, force: bool, read: Collection[FileId], taken: Collection[str] = ()) -> tuple[str, str] | None:
+def _refusal(
+    path: str, existing: Existing, read: Collection[FileId], taken: Collection[str] = ()
+) -> tuple[str, str] | None:
     """Code and message why `path` may not be written: what is `read`, and what this command writes itself."""
     if os.path.normpath(path) in taken:
-        return "output-twice", f"{path!r} is written for another picture or purpose; choose another name or folder"
+        return "output-twice", f"{path!r} is written by this command already; choose another name or folder"
     if os.path.isdir(path) or not os.path.basename(path):
         return "output-is-folder", f"cannot write {path!r}: it is a folder; name a file"
     if _file_id(path) in read:
         return "output-is-input", f"will not write over the input {path!r}; name another file"
     if os.path.exists(path) and not os.path.isfile(path):
         return "output-not-file", f"will not replace {path!r}, which is no regular file; name another"
-    if os.path.lexists(path) and not force:
-        return "output-exists", f"{path!r} exists already; name another, or replace it with --force"
+    if os.path.lexists(path) and existing == "refuse":
+        return "output-exists", f"{path!r} exists already; keep it with --skip-existing, or replace it with --force"
     return None
 
 
-def check_file(path: str, force: bool, read: Collection[FileId]) -> None:
+def check_file(path: str, existing: Existing, read: Collection[FileId]) -> None:
     """Refuse an output file before any work is done.
 
     Parameters
     ----------
     path : str
-    force : bool
-        Whether it may replace another file.
+    existing : {"refuse", "replace", "skip"}
+        What is done if it is there already.
     read : collection of FileId
         The inputs, which it may never replace.
 
@@ -79,7 +82,7 @@ def check_file(path: str, force: bool, read: Collection[FileId]) -> None:
     ------
     Stop
     """
-    if (refusal := _refusal(path, force, read)) is not None:
+    if (refusal := _refusal(path, existing, read)) is not None:
         raise usage(*refusal)
     _check_folder(os.path.dirname(path))
 
@@ -95,7 +98,7 @@ def _check_folder(folder: str) -> None:
         raise Stop(EXIT_INPUT, "output-unwritable", f"cannot write into folder {folder!r}: no permission")
 
 
-def plan(inputs: Inputs, wanted: Mapping[str, str], *, force: bool) -> list[Job]:
+def plan(inputs: Inputs, wanted: Mapping[str, str], *, existing: Existing = "refuse") -> list[Job]:
     """Say where the results of every picture go. A picture whose files may not be written is a failed input.
 
     Parameters
@@ -103,8 +106,8 @@ def plan(inputs: Inputs, wanted: Mapping[str, str], *, force: bool) -> list[Job]
     inputs : Inputs
     wanted : mapping of str to str
         Kind of output to the path that the command line names: a file for one picture, else a folder.
-    force : bool
-        Whether other files may be replaced.
+    existing : {"refuse", "replace", "skip"}
+        What is done about files that are there already. "skip" leaves out the pictures that lack none of theirs.
 
     Returns
     -------
@@ -120,15 +123,28 @@ def plan(inputs: Inputs, wanted: Mapping[str, str], *, force: bool) -> list[Job]
     folders = {kind: path for kind, path in wanted.items() if kind not in files}
     for kind, path in files.items():
         _check_suffix(kind, path)
-        check_file(path, force, read)
+        check_file(path, existing, read)
     if len(set(map(os.path.normpath, files.values()))) < len(files):
         raise usage("output-twice", "mask and overlay cannot be the same file")
-    for path in folders.values():
+    for kind, path in folders.items():
+        if not _means_folder(path) and os.path.splitext(path)[1].lower() in FORMATS[kind]:
+            raise usage(
+                "output-not-folder",
+                f"{path!r} has the name of a file, and there may be several pictures; name a folder (with a slash at "
+                "its end, it may have any name)",
+            )
         if os.path.lexists(path) and not os.path.isdir(path):
             raise usage("output-not-folder", f"{path!r} has to be a folder, for there may be several pictures")
         _check_folder(path)
     jobs = [Job(item, files | _names(item, folders)) for item in inputs.pictures]
-    return list(_without_conflicts(jobs, files, force, read)) if folders else jobs
+    if existing == "skip" and wanted:
+        jobs = [job._replace(targets=_lacking(job)) for job in jobs]
+        jobs = [job for job in jobs if job.targets or job.input.failure is not None]
+    return list(_without_conflicts(jobs, files, existing, read)) if folders else jobs
+
+
+def _lacking(job: Job) -> dict[str, str]:
+    return {kind: path for kind, path in job.targets.items() if not os.path.lexists(path)}
 
 
 def _means_folder(path: str) -> bool:
@@ -150,14 +166,14 @@ def _names(item: Input, folders: Mapping[str, str]) -> dict[str, str]:
 
 
 def _without_conflicts(
-    jobs: Iterable[Job], files: Mapping[str, str], force: bool, read: Collection[FileId]
+    jobs: Iterable[Job], files: Mapping[str, str], existing: Existing, read: Collection[FileId]
 ) -> Iterator[Job]:
     """The jobs, failed where a target may not be written or is another's, too; `files` have been checked."""
     taken = {os.path.normpath(path) for path in files.values()}
     for job in jobs:
         targets = [path for kind, path in job.targets.items() if kind not in files]
         if job.input.failure is None:
-            refusals = (_refusal(path, force, read, taken) for path in targets)
+            refusals = (_refusal(path, existing, read, taken) for path in targets)
             refusal = next((found for found in refusals if found is not None), None)
             if refusal is None:
                 taken |= set(map(os.path.normpath, targets))

@@ -32,6 +32,8 @@ def describe(image: object) -> str:
     kind = f"{type(image).__module__}.{type(image).__qualname__}".removeprefix("builtins.")
     if hasattr(image, "read"):
         name = getattr(image, "name", None)
+        if name == "<stdin>":
+            return "stdin"
         return f"file object {kind}" + (f" of {name!r}" if isinstance(name, str) else "")
     return f"object of type {kind}"
 
@@ -46,10 +48,18 @@ def read_source(image: object, source: str, max_file_bytes: int) -> bytes:
         return read_stream(image, max_file_bytes=max_file_bytes)
     raise ImageError(
         f"cannot use an {source} as an image. Pass a path, bytes, a binary file object, a PIL image or a NumPy "
-        "array of shape (H, W, 3); a list of images goes to a function that takes several, and a tensor of a "
-        "framework has to be turned into a NumPy array first.",
+        f"array of shape (H, W, 3){_conversion(image)}.",
         code="image-type",
     )
+
+
+def _conversion(image: object) -> str:
+    """How an object that is no image can become one, or several, as far as can be told."""
+    if hasattr(image, "__array__"):
+        return ", such as tensor.detach().cpu().numpy() of a tensor (channels first: with layout='CHW')"
+    if hasattr(image, "__next__"):
+        return "; of a generator, list(generator)"
+    return ""
 
 
 def read_stream(stream: object, *, max_file_bytes: int = MAX_FILE_BYTES) -> bytes:
@@ -83,7 +93,8 @@ def read_stream(stream: object, *, max_file_bytes: int = MAX_FILE_BYTES) -> byte
             break
         pieces.append(piece)
         left -= len(piece)
-    return _checked(b"".join(pieces), source, max_file_bytes, " Go back to its start with seek(0).")
+    hint = "Perhaps the command before the pipe failed." if source == "stdin" else "Go back to its start with seek(0)."
+    return _checked(b"".join(pieces), source, max_file_bytes, f" {hint}")
 
 
 def _read_piece(stream: object, size: int, source: str) -> bytes:

@@ -129,12 +129,10 @@ def test_every_suffix_is_one_of_a_picture(tmp_path, suffix):
 def test_files_that_are_no_pictures_are_counted_in_one_note(capsys, tree, model):
     _, _, err = run(capsys, "predict", "pictures", "pictures", *model)
     notes = [line for line in err.splitlines() if line.startswith("note: ")]
-    assert notes == ["note: left out 4 files that by name are no pictures to look at"]
+    assert notes == ["note: left out 4 files whose names are not those of pictures"]
     write_picture(tree.parent / "good" / "x.png")
     (tree.parent / "good" / "y.txt").touch()
-    assert (
-        run(capsys, "predict", "good", *model)[2] == "note: left out 1 file that by name are no pictures to look at\n"
-    )
+    assert run(capsys, "predict", "good", *model)[2] == "note: left out 1 file whose names are not those of pictures\n"
     assert find("pictures", "good").skipped == 3
     (tree / "sub" / "read.me").touch()
     assert find("pictures", recursive=True).skipped == 3

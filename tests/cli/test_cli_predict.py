@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commandline import CHELSEA, SHIPPED, codes, files_below, names, run, run_json, run_lines, write_picture
 from PIL import Image
@@ -315,3 +316,17 @@ def test_what_ends_a_batch_is_said_in_its_document(capsys, pictures, model, monk
     assert names(document["results"]) == ["a.png"]
     assert document["error"]["code"] == name
     assert len(err.splitlines()) == 1
+
+
+def test_a_long_batch_ends_with_how_many_failed(capsys, pictures, model):
+    names = [f"missing-{i}.png" for i in range(11)]
+    assert run(capsys, "predict", *names, *model)[2].splitlines()[-1] == "note: 11 of 11 inputs failed"
+    assert "note: " not in run(capsys, "predict", *names[:10], *model)[2]
+
+
+def test_messages_name_the_options_of_the_command(capsys, pictures, model):
+    Image.fromarray(np.full((4, 4), 7, np.int32)).save("deep.tiff")
+    err = run(capsys, "predict", "deep.tiff", *model)[2]
+    assert "--value-range" in err
+    assert "value_range" not in err
+    assert "--max-pixels" in run(capsys, "predict", "deep.tiff", "--max-pixels", "1", *model)[2]

@@ -46,10 +46,10 @@ def test_text_is_a_line_for_the_picture_and_one_for_each_class(capsys, pictures,
     classes = nm.load(model[1]).segment("a.png").classes
     assert (code, err) == (0, "")
     assert head == f"model {model[1]} (5 labels)"
-    assert name == "a.png  12 x 16"
+    assert name == "a.png  16 x 12 pixels"
     assert len(classes) >= 2
     assert rows == [
-        f"  {c.share:6.1%}  {c.name:20} {c.probability:6.1%}  {'#' * round(30 * c.share)}".rstrip() for c in classes
+        f"  {c.share:6.1%}  {c.name:20} p {c.probability:.2f}  {'#' * round(30 * c.share)}".rstrip() for c in classes
     ]
     assert added(pictures) == []
 
@@ -295,11 +295,47 @@ def test_an_interrupted_batch_keeps_its_masks(capsys, pictures, model, monkeypat
     monkeypatch.setattr(os, "replace", interrupt)
     code, out, err = run(capsys, "segment", "a.png", "b.png", "in", "-o", "out", *model)
     assert (code, err) == (130, "error: interrupted after 1 of 4 pictures\n")
-    assert "a.png  12 x 16" in out.splitlines()
+    assert "a.png  16 x 12 pixels" in out.splitlines()
     assert added(pictures) == ["out/a.png.mask.png"]
 
 
 # Options
+
+
+def test_what_lies_outside_the_crop_is_said(capsys, pictures, model):
+    _, out, _ = run(capsys, "segment", "a.png", "--crop", *model)
+    shares = [float(line.split("%")[0]) for line in out.splitlines()[2:]]
+    assert sum(shares) == pytest.approx(100, abs=0.3)
+    assert "(outside the crop)" in out.splitlines()[-1]
+
+
+def test_an_interrupted_batch_goes_on_where_it_stopped(capsys, pictures, model):
+    """Files that are there stay as they are, those that are not are made, and nothing counts as failed."""
+    run(capsys, "segment", "a.png", "b.png", "-o", "out/", *model)
+    before = {path: Path(path).stat().st_mtime_ns for path in added(pictures)}
+    arguments = ["segment", "a.png", "b.png", "in/a.jpg", "-o", "out/", "--overlay", "out/", "--skip-existing", *model]
+    code, out, err = run(capsys, *arguments)
+    assert (code, err) == (0, "")
+    assert "  overlay: out/a.png.overlay.png" in out.splitlines()
+    assert "  mask: out/a.png.mask.png" not in out.splitlines()
+    assert "  mask: out/a.jpg.mask.png" in out.splitlines()
+    assert len(added(pictures)) == 6
+    assert {path: Path(path).stat().st_mtime_ns for path in before} == before
+    assert run(capsys, *arguments)[::2] == (0, "note: left out 3 pictures whose files exist already\n")
+    one = ["segment", "a.png", "-o", "out/a.png.mask.png", "--skip-existing", "--json", *model]
+    code, document = run_json(capsys, *one)
+    assert (code, document["results"]) == (0, [])
+    assert run(capsys, *one, "--force")[0] == 2
+
+
+@pytest.mark.parametrize("inputs", [["a.png", "b.png"], ["in"], ["*.png"]])
+@pytest.mark.parametrize("option", ["-o", "--overlay"])
+def test_several_pictures_do_not_go_into_a_folder_with_the_name_of_a_picture(capsys, pictures, model, inputs, option):
+    code, _, err = run(capsys, "segment", *inputs, option, "one.png", *model)
+    assert code == 2
+    assert "name a folder" in err
+    assert added(pictures) == []
+    assert run(capsys, "segment", *inputs, option, "one.png/", *model)[0] == 0
 
 
 def test_crop_looks_at_the_middle(capsys, pictures, model):
@@ -327,7 +363,7 @@ def test_a_folder_segmented_into_itself_twice_does_not_segment_its_masks(capsys,
     written = ["a.jpg.mask.png", "a.jpg.overlay.png", "a.png.mask.png", "a.png.overlay.png"]
     assert added(pictures) == [f"in/{name}" for name in written]
     code, _, err = run(capsys, *arguments)
-    assert (code, err) == (0, "note: left out 4 files that by name are no pictures to look at\n")
+    assert (code, err) == (0, "note: left out 4 files whose names are not those of pictures\n")
     assert files_below(".") == first
 
 
@@ -335,7 +371,7 @@ def test_the_limit_of_the_network_can_be_set(capsys, pictures, model):
     Image.new("RGB", (400, 4)).save("long.png")  # 36 x 3600 for the network
     code, _, err = run(capsys, "segment", "long.png", "--max-network-pixels", "100000", *model)
     assert code == 1
-    assert "max_network_pixels" in err
+    assert "--max-network-pixels of 100,000" in err
     assert run(capsys, "segment", "long.png", "--max-network-pixels", "129600", *model)[0] == 0
 
 
