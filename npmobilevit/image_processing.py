@@ -27,6 +27,7 @@ from npmobilevit.images import (
     to_rgb,
     unit_to_uint8,
 )
+from npmobilevit.images.options import checked_limit
 from npmobilevit.label_maps import label_map
 from npmobilevit.ops.resize import resize_bilinear, sources
 
@@ -363,7 +364,7 @@ class MobileViTImageProcessor:
                 "Pass the arrays to the framework, for example torch.from_numpy(array).",
                 code="setting-range",
             )
-        check_limit("max_resized_pixels", max_resized_pixels)
+        checked_limit("max_resized_pixels", max_resized_pixels)
         settings = dataclasses.replace(self, **_checked_overrides(overrides))
         pixels = [settings._pixel_values(image, max_resized_pixels) for image in settings._pixel_arrays(images)]
         if not pixels:
@@ -491,6 +492,10 @@ class MobileViTImageProcessor:
                 f"outputs.logits has to be an array of shape (N, C, h, w), found {found}. "
                 "Pass the output of MobileViTForSemanticSegmentation.",
                 code="logits-shape",
+            )
+        if logits.dtype not in (np.float32, np.float64):
+            raise ShapeError(
+                f"outputs.logits has to be of float32 or float64, found {logits.dtype}.", code="logits-dtype"
             )
         if np.isnan(logits).any():
             raise ShapeError("outputs.logits holds NaN, which belongs to no class.", code="logits-nan")
@@ -701,12 +706,6 @@ def _checked_target_sizes(target_sizes: ArrayLike, count: int) -> list[tuple[int
             code="target-sizes",
         )
     return pairs
-
-
-def check_limit(name: str, value: object) -> None:
-    """Raise ConfigError unless a limit is a positive whole number."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise _setting_error(name, value, "a whole number of at least 1")
 
 
 def _setting_error(name: str, value: object, allowed: str, code: str = "setting-range") -> ConfigError:

@@ -1,6 +1,6 @@
 """The logits of a segmentation network -> the class of every pixel of a picture, in little memory.
 
-The logits, not the labels, are resized. That is done in bands of rows: the logits of a 12-megapixel photograph for 21
+The logits, not the labels, are resized. That is done part by part: the logits of a 12-megapixel photograph for 21
 classes would take a gigabyte at once.
 """
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from npmobilevit.ops.arrays import Array
 from npmobilevit.ops.resize import Sources, blend, sources, sources_at
 
-BAND_VALUES = 2**20  # resized logits at a time: they stay in the cache
+PART_VALUES = 2**20  # resized logits at a time: they stay in the cache
 
 
 class Labelled(NamedTuple):
@@ -64,21 +64,25 @@ class Axis(NamedTuple):
         return span, sources_at(centre[span] * (self.logits / self.network) - 0.5, self.logits, dtype)
 
 
-def resized_bands(logits: Array, rows: Sources, columns: Sources) -> Iterator[tuple[slice, Array]]:
-    """Logits (C, h, w), resized to (C, H, W): band after band of rows, each with the span of its rows."""
-    wide = blend(logits, columns, axis=2)  # (C, h, W)
-    height = len(rows.first)
-    step = max(1, BAND_VALUES // (wide.shape[0] * wide.shape[2]))
-    for start in range(0, height, step):
-        stop = min(start + step, height)
-        yield slice(start, stop), blend(wide, rows.part(start, stop), axis=1)
+def resized_parts(logits: Array, rows: Sources, columns: Sources) -> Iterator[tuple[tuple[slice, slice], Array]]:
+    """Logits (C, h, w), resized to (C, H, W): part after part, each with the spans of its rows and columns."""
+    for left, right in _steps(len(columns.first), PART_VALUES // (logits.shape[0] * logits.shape[1])):
+        wide = blend(logits, columns.part(left, right), axis=2)  # (C, h, W of this part)
+        for top, bottom in _steps(len(rows.first), PART_VALUES // (logits.shape[0] * (right - left))):
+            yield (slice(top, bottom), slice(left, right)), blend(wide, rows.part(top, bottom), axis=1)
+
+
+def _steps(length: int, step: int) -> Iterator[tuple[int, int]]:
+    """Cut 0..length into steps, of one where they should be shorter."""
+    step = max(1, step)
+    return ((start, min(start + step, length)) for start in range(0, length, step))
 
 
 def label_map(logits: Array, rows: Sources, columns: Sources) -> NDArray[np.int32]:
     """The class (H, W) of the largest of the resized logits (C, h, w)."""
     mask = np.empty((len(rows.first), len(columns.first)), np.int32)
-    for span, band in resized_bands(logits, rows, columns):
-        mask[span] = band.argmax(axis=0)
+    for spans, part in resized_parts(logits, rows, columns):
+        mask[spans] = part.argmax(axis=0)
     return mask
 
 
@@ -87,11 +91,11 @@ def labelled(logits: Array, rows: Sources, columns: Sources) -> Labelled:
     classes = len(logits)
     mask = np.empty((len(rows.first), len(columns.first)), np.int32)
     pixels, total = np.zeros(classes, np.int64), np.zeros(classes, np.float64)
-    for span, band in resized_bands(logits, rows, columns):
-        mask[span] = band.argmax(axis=0)
-        flat = mask[span].ravel()
+    for spans, part in resized_parts(logits, rows, columns):
+        mask[spans] = part.argmax(axis=0)
+        flat = mask[spans].ravel()
         pixels += np.bincount(flat, minlength=classes)
-        total += np.bincount(flat, weights=_largest_probability(band).ravel(), minlength=classes)
+        total += np.bincount(flat, weights=_largest_probability(part).ravel(), minlength=classes)
     return Labelled(mask, pixels, total / np.maximum(pixels, 1))
 
 

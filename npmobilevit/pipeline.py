@@ -7,22 +7,24 @@ import functools
 import math
 import os
 import threading
+import traceback
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from npmobilevit import checkpoints, ops
 from npmobilevit.config import MobileViTConfig
 from npmobilevit.errors import CheckpointError, ConfigError, ImageError, ModelFallbackWarning, WeightsError
-from npmobilevit.image_processing import MAX_RESIZED_PIXELS, Geometry, MobileViTImageProcessor, check_limit
-from npmobilevit.images import ImageSource, ReadOptions, to_rgb
+from npmobilevit.image_processing import MAX_RESIZED_PIXELS, Geometry, MobileViTImageProcessor
+from npmobilevit.images import ImageSource, ReadOptions, describe, to_rgb
+from npmobilevit.images.options import checked_limit
 from npmobilevit.label_maps import Axis, labelled
 from npmobilevit.models import (
     MobileViTForImageClassification,
@@ -40,6 +42,7 @@ THUMBNAIL_PIXELS = 320  # the longest side of the picture that a result keeps, i
 
 Task: TypeAlias = Literal["classification", "segmentation"]
 Pixels: TypeAlias = NDArray[np.float32]
+Given = TypeVar("Given")
 Half = TypeVar("Half")
 Result = TypeVar("Result")
 
@@ -118,6 +121,7 @@ class Pipeline:
         -------
         (1, C, H, W) float32 array
         """
+        _check_names(options, "pixel_values")
         return self._prepare(self.processor, image, **options).pixel_values
 
     def _prepare(
@@ -129,7 +133,7 @@ class Pipeline:
         max_network_pixels: int = MAX_NETWORK_PIXELS,
         **reading: Unpack[ReadOptions],
     ) -> _Prepared:
-        check_limit("max_network_pixels", max_network_pixels)
+        checked_limit("max_network_pixels", max_network_pixels)
         rgb = to_rgb(image, **reading)
         geometry = processor.geometry(rgb.shape[0], rgb.shape[1])
         # the layout is named because a picture three pixels high could be taken for channels first
@@ -152,7 +156,7 @@ class Pipeline:
                 "load a classification checkpoint",
                 "not-a-classifier",
             )
-        self._require_rgb("not-a-classifier")
+        self._require_pictures("not-a-classifier")
 
     def require_segmenter(self) -> None:
         """Raise ConfigError unless the network segments RGB pictures."""
@@ -162,12 +166,18 @@ class Pipeline:
                 "as deeplabv3-xx-small",
                 "not-a-segmenter",
             )
-        self._require_rgb("not-a-segmenter")
+        self._require_pictures("not-a-segmenter")
 
-    def _require_rgb(self, code: str) -> None:
+    def _require_pictures(self, code: str) -> None:
         if self.config.num_channels != 3:
             raise ConfigError(
                 f"{self.name} takes {self.config.num_channels} channels, and pictures have three; call its network",
+                code,
+            )
+        if not self.processor.do_rescale:
+            raise ConfigError(
+                f"{self.name} has do_rescale switched off among its processor's settings, but the network takes values "
+                "in 0..1; switch it on",
                 code,
             )
 
@@ -245,7 +255,7 @@ class Pipeline:
             found = (Prediction(self.config.id2label[int(i)], float(scores[i]), int(i)) for i in best)
             return Predictions(found, model=self.name, picture=picture)
 
-        return _Halves(prepare, finish)
+        return _Halves(_within_memory(prepare), _within_memory(finish))
 
     def _segmenting(self, crop: bool, options: PictureOptions) -> _Halves[_Prepared, Segmentation]:
         if not isinstance(crop, bool | np.bool_):
@@ -253,7 +263,8 @@ class Pipeline:
         _check_names(options, "segment")
         self.require_segmenter()
         processor = self.processor if crop else dataclasses.replace(self.processor, do_center_crop=False)
-        return _Halves(functools.partial(self._prepare, processor, **options), self._segmentation)
+        prepare = functools.partial(self._prepare, processor, **options)
+        return _Halves(_within_memory(prepare), _within_memory(self._segmentation))
 
     def _segmentation(self, prepared: _Prepared) -> Segmentation:
         logits = self._finite_logits(prepared.pixel_values)  # (C, h, w)
@@ -284,14 +295,7 @@ class Pipeline:
         )
 
     def _finite_logits(self, pixel_values: NDArray[np.float32]) -> NDArray[Any]:
-        try:
-            logits: NDArray[Any] = self.network(pixel_values).logits[0]
-        except MemoryError as error:
-            raise ImageError(
-                "there is not enough memory for the network's values at "
-                f"{pixel_values.shape[2]} x {pixel_values.shape[3]} (height x width). Crop the picture.",
-                "network-memory",
-            ) from error
+        logits: NDArray[Any] = self.network(pixel_values).logits[0]
         if not np.isfinite(logits).all():
             raise WeightsError(
                 f"{self.name} answers with NaN or infinity: its values grow beyond {logits.dtype}. The weights are "
@@ -335,14 +339,42 @@ def _check_names(options: PictureOptions, function: str) -> None:
             raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
 
 
+def _within_memory(work: Callable[[Given], Result]) -> Callable[[Given], Result]:
+    """The same work, but too little memory for a picture is an error of the picture."""
+
+    def bounded(given: Given) -> Result:
+        try:
+            return work(given)
+        except MemoryError as error:
+            raise ImageError(
+                "there is not enough memory for this picture. Scale it down or crop it.", "image-memory"
+            ) from error
+
+    return bounded
+
+
+def _detached(error: ImageError) -> ImageError:
+    """The same error without its traceback, whose frames hold on to the picture; many may be kept."""
+    for link in (error, error.__cause__, error.__context__):
+        if link is not None:
+            traceback.clear_frames(link.__traceback__)
+    return ImageError(str(error), error.code)
+
+
 def _stream(images: Iterable[ImageSource], work: _Halves[Half, Result]) -> Iterator[Result | ImageError]:
-    """Finish one picture while the next is prepared in another thread; an ImageError stands in a result's place."""
+    """Finish one picture while the next is prepared in another thread; an ImageError stands in a result's place.
+
+    The other thread works only while the caller waits for a result: warning filters, which reading changes for a
+    moment, belong to the whole process.
+    """
 
     def begin(image: ImageSource) -> Future[Half]:
-        if not hasattr(image, "read"):
+        if isinstance(image, str | os.PathLike | bytes):
             return thread.submit(work.prepare, image)
+        # Here and now: the caller may change an array or a PIL image when asked for the next one, and nothing could
+        # interrupt another thread that waits for a stream.
         ready: Future[Half] = Future()
-        try:  # here: nothing could interrupt another thread that waits for a stream
+        try:
             ready.set_result(work.prepare(image))
         except Exception as error:
             ready.set_exception(error)
@@ -352,16 +384,31 @@ def _stream(images: Iterable[ImageSource], work: _Halves[Half, Result]) -> Itera
         try:
             return work.finish(half.result())
         except ImageError as error:
-            return error
+            return _detached(error)
 
+    if isinstance(images, str | os.PathLike | bytes | Image.Image):
+        raise ImageError(f"{describe(images)} is one image; pass a list or another iterable of images.", "image-type")
+    source = iter(images)
     with ThreadPoolExecutor(1, "npmobilevit-pictures") as thread:
-        waiting: deque[Future[Half]] = deque()
-        for image in images:
-            waiting.append(begin(image))
-            if len(waiting) > 1:
-                yield outcome(waiting.popleft())
-        while waiting:
-            yield outcome(waiting.popleft())
+        current: Future[Half] | None = None
+        while True:
+            upcoming, failure = None, None
+            try:
+                upcoming = begin(next(source))
+            except StopIteration:
+                pass
+            except Exception as error:  # of the caller's iterable: not before the result that is under way
+                failure = error
+            if current is not None:
+                result = outcome(current)
+                if upcoming is not None:
+                    wait([upcoming])
+                yield result
+            if failure is not None:
+                raise failure
+            if upcoming is None:
+                return
+            current = upcoming
 
 
 def class_scores(logits: NDArray[Any], config: MobileViTConfig) -> NDArray[Any]:
@@ -496,12 +543,24 @@ def _architecture(settings: Mapping[str, Any], weights: Mapping[str, NDArray[Any
     return MobileViTModel
 
 
-@functools.lru_cache(maxsize=8)
+_LOADED: dict[tuple[str | Path | None, Task], Future[Pipeline]] = {}
+_LOADED_LOCK = threading.Lock()
+
+
 def _loaded_once(name: str | Path | None, task: Task) -> Pipeline:
-    return load(name, task=task)
-
-
-_LOADING = threading.Lock()  # lru_cache alone would let several threads load the same name
+    """Load a checkpoint, or wait until another thread has; a failure is forgotten."""
+    key = (name, task)
+    with _LOADED_LOCK:
+        pipeline, is_mine = _LOADED.get(key), key not in _LOADED
+        if pipeline is None:
+            pipeline = _LOADED[key] = Future()
+    if is_mine:
+        try:
+            pipeline.set_result(load(name, task=task))
+        except BaseException as error:
+            del _LOADED[key]
+            pipeline.set_exception(error)
+    return pipeline.result()
 
 
 def as_pipeline(model: Pipeline | str | os.PathLike[str] | None, task: Task = "classification") -> Pipeline:
@@ -524,8 +583,7 @@ def as_pipeline(model: Pipeline | str | os.PathLike[str] | None, task: Task = "c
         name = folder.absolute()  # of the working directory as it is now
     if name is not None:
         task = "classification"  # of no consequence: one entry of the cache for both
-    with _LOADING:
-        return _loaded_once(name if name is None or isinstance(name, Path) else os.fspath(name), task)
+    return _loaded_once(name if name is None or isinstance(name, Path) else os.fspath(name), task)
 
 
 @overload

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from npmobilevit.visual import notebook, overlay, palettes
 Colour = tuple[int, int, int]
 
 BAR_WIDTH = 30
+LABEL_WIDTH = 60  # of longer names the end is left out
 VIEW_PIXELS = 480  # the longest side of a picture in a notebook
 UNTINTED = "background"  # the class of this name is what is not marked
 
@@ -59,7 +60,23 @@ class Predictions(list[Prediction]):
         return {"model": self.model, "predictions": [prediction._asdict() for prediction in self]}
 
     def __str__(self) -> str:
-        return "\n".join(f"{p.score:6.1%}  {p.label:20} {'#' * round(BAR_WIDTH * p.score)}".rstrip() for p in self)
+        names = [overlay.shown_text(p.label, LABEL_WIDTH) for p in self]
+        bars = ["#" * round(BAR_WIDTH * p.score) for p in self]
+        width = max([20, *map(len, names)])
+        return "\n".join(
+            f"{p.score:6.1%}  {name:{width}} {bar}".rstrip() for p, name, bar in zip(self, names, bars, strict=True)
+        )
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Prediction: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Predictions: ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> Prediction | Predictions:
+        if isinstance(index, slice):
+            return Predictions(super().__getitem__(index), model=self.model, picture=self.picture)
+        return super().__getitem__(index)
 
     def _repr_html_(self) -> str:
         return notebook.bars_html(self.picture, self.model, [(p.label, p.score) for p in self])
@@ -92,7 +109,8 @@ class Segmentation:
     Attributes
     ----------
     mask : (H, W) int32 array
-        A class for each pixel of the upright picture. With ``crop=True``, `ignore_index` where the network saw nothing.
+        A class for each pixel of the upright picture. With ``crop=True``, `ignore_index` where the network saw nothing;
+        a model whose ignore index is one of its classes cannot tell the two apart here, but in `classes` it does.
     labels : dict
         The name of each class of the model, by its value in the mask.
     classes : tuple of SegmentedClass
@@ -172,7 +190,7 @@ class Segmentation:
 
     def __repr__(self) -> str:
         height, width = self.mask.shape
-        shares = [f"{found.name} {found.share:.1%}" for found in self.classes[:3]]
+        shares = [f"{overlay.shown_text(found.name, LABEL_WIDTH)} {found.share:.1%}" for found in self.classes[:3]]
         more = len(self.classes) - len(shares)
         text = ", ".join(shares) + (f" and {more} more" if more else "")
         return f"<Segmentation {height} x {width} by {self.model}: {text or 'no class'}>"

@@ -46,7 +46,7 @@ def clean_environment(monkeypatch):
     from npmobilevit import pipeline
 
     monkeypatch.delenv(pipeline.MODEL_VARIABLE, raising=False)
-    pipeline._loaded_once.cache_clear()
+    pipeline._LOADED.clear()
 
 
 @pytest.fixture

@@ -73,6 +73,30 @@ def crop_by_loops(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return result
 
 
+def test_logits_of_other_dtypes_are_refused() -> None:
+    for dtype in (np.int64, np.int8, bool, np.float16, object, np.complex64):
+        outputs = SimpleNamespace(logits=np.ones((1, 2, 3, 3), dtype))
+        for targets in (None, [(8, 8)]):
+            with pytest.raises(ShapeError, match="float32 or float64") as caught:
+                MobileViTImageProcessor().post_process_semantic_segmentation(outputs, targets)
+            assert caught.value.code == "logits-dtype"
+
+
+def test_target_sizes_have_a_limit() -> None:
+    outputs = SimpleNamespace(logits=np.ones((1, 2, 3, 3), np.float32))
+    with pytest.raises(ShapeError, match="100,000,000"):
+        MobileViTImageProcessor().post_process_semantic_segmentation(outputs, [(10_001, 10_000)])
+
+
+def test_the_limit_of_the_resize_can_be_set_for_pictures_and_maps() -> None:
+    processor = MobileViTImageProcessor(size=20, crop_size=20)
+    picture, label_map = np.zeros((20, 40, 3), np.uint8), np.zeros((20, 60), np.uint8)
+    assert processor(picture, label_map, max_resized_pixels=1200)["labels"].shape == (1, 20, 20)
+    for limit in (799, 1199):
+        with pytest.raises(ImageError, match="max_resized_pixels"):
+            processor(picture, label_map, max_resized_pixels=limit)
+
+
 @hypothesis_settings(max_examples=150, deadline=None)
 @given(*[st.integers(1, 9)] * 4)
 def test_center_crop_by_loops(height: int, width: int, new_height: int, new_width: int) -> None:

@@ -58,9 +58,21 @@ def png(height: int, width: int, *, rows: bytes = bytes(16), bits: int = 1, colo
     return b"\x89PNG\r\n\x1a\n" + chunks
 
 
-def tiff(height: int, width: int, data: bytes, *, bits: int, photometric: int = 1) -> bytes:
+def tiff(
+    height: int, width: int, data: bytes, *, bits: int, photometric: int = 1, more: dict[int, int] | None = None
+) -> bytes:
     """Write an uncompressed grey TIFF by hand, little-endian, of any depth and with white as 0 if asked."""
-    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 277: 1, 278: height, 279: len(data)}
+    tags = {
+        256: width,
+        257: height,
+        258: bits,
+        259: 1,
+        262: photometric,
+        277: 1,
+        278: height,
+        279: len(data),
+        **(more or {}),
+    }
     tags[273] = 8 + 2 + 12 * (len(tags) + 1) + 4  # where the data start
     entries = [struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, tags[tag]) for tag in sorted(tags)]
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(entries) + bytes(4) + data
@@ -987,10 +999,16 @@ def test_truncated_pil_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.case("40", "a PIL image that was closed", "ImageError")
-def test_closed_pil_image(photo_file: Path) -> None:
-    picture = Image.open(photo_file)
-    picture.close()
-    refusal(picture, "image-corrupt")
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "BMP"])  # WebP is read when it is opened
+@pytest.mark.parametrize("by", ["path", "stream"])
+def test_closed_pil_image(kind: str, by: str, tmp_path: Path) -> None:
+    path = tmp_path / "picture"
+    path.write_bytes(encode(Image.fromarray(noise(21, 34, 3)), kind))
+    stream = io.BytesIO(path.read_bytes())
+    with Image.open(path if by == "path" else stream) as picture:
+        pass
+    stream.close()
+    assert "load()" in refusal(picture, "image-closed")
 
 
 @pytest.mark.case("7", "the first three bytes of a picture", "ImageError that names no memory address")
@@ -1277,3 +1295,18 @@ def test_what_can_become_an_image_is_told_how() -> None:
 
     assert "numpy()" in refusal(Tensor(), "image-type")
     assert "list(generator)" in refusal((noise(3, 3, 3) for _ in range(2)), "image-type")
+
+
+@pytest.mark.parametrize("part", [14, 0.3, 0.5, -5])
+@pytest.mark.parametrize("lossless", [True, False])
+def test_truncated_webp(part: float, lossless: bool) -> None:
+    data = encode(Image.fromarray(noise(64, 64, 3)), "WEBP", lossless=lossless)
+    refusal(data[: part if isinstance(part, int) else int(part * len(data))], "image-truncated")
+
+
+def test_unsigned_integers_of_32_bits_do_not_wrap() -> None:
+    """Pillow reads them as signed."""
+    data = np.array([0, 2**31, 2**32 - 1], "<u4").tobytes()
+    unsigned, signed = (tiff(1, 3, data, bits=32, more={339: form}) for form in (1, 2))
+    assert to_rgb(unsigned, value_range=(0, 2**32 - 1))[0, :, 0].tolist() == [0, 128, 255]
+    assert "-2147483648" in refusal(signed, "array-range", value_range=(0, 2**32 - 1))

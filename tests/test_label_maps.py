@@ -24,21 +24,25 @@ def whole(logits, height, width):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("band", [1, 37, 400, 10**6])
-def test_bands_change_no_bit(monkeypatch, band, dtype):
-    """Caught here: rows of one band taken with the sources of another, a last band cut off."""
-    monkeypatch.setattr(label_maps, "BAND_VALUES", band)
+def test_parts_change_no_bit(monkeypatch, band, dtype):
+    """Caught here: rows of one part taken with the sources of another, a last part cut off."""
+    monkeypatch.setattr(label_maps, "PART_VALUES", band)
     logits = random_logits(4, 5, 6, dtype)
     resized = resize_bilinear(logits[None], (17, 23))[0]
-    spans, bands = zip(*label_maps.resized_bands(logits, *whole(logits, 17, 23)), strict=True)
-    np.testing.assert_array_equal(np.concatenate(bands, axis=1), resized, strict=True)
-    assert [span.start for span in spans] == [0, *(span.stop for span in spans[:-1])]
+    put_together, covered = np.zeros_like(resized), np.zeros((17, 23), int)
+    for (rows, columns), part in label_maps.resized_parts(logits, *whole(logits, 17, 23)):
+        put_together[:, rows, columns] = part
+        covered[rows, columns] += 1
+        assert part.size <= max(band, 4)
+    np.testing.assert_array_equal(put_together, resized, strict=True)
+    assert (covered == 1).all()
     mask = label_map(logits, *whole(logits, 17, 23))
     np.testing.assert_array_equal(mask, resized.argmax(axis=0).astype(np.int32), strict=True)
 
 
 @pytest.mark.parametrize("band", [37, 10**6])
 def test_pixels_and_probabilities_are_those_of_the_softmax(monkeypatch, band):
-    monkeypatch.setattr(label_maps, "BAND_VALUES", band)
+    monkeypatch.setattr(label_maps, "PART_VALUES", band)
     logits = random_logits(4, 5, 6, np.float64) * 3
     logits[2] = -50  # nowhere the largest
     found = labelled(logits, *whole(logits, 17, 23))
@@ -95,3 +99,9 @@ def test_a_crop_that_shows_no_pixel_centre_is_empty():
     span, at = Axis(picture=1, resized=20, origin=11, network=3, logits=1).seen(np.dtype(np.float32))
     assert range(1)[span] == range(0)
     assert len(at.first) == 0
+    logits = random_logits(3, 1, 1)
+    some = sources(1, 2, logits.dtype)
+    for rows, columns in ((at, some), (some, at), (at, at)):
+        found = labelled(logits, rows, columns)
+        assert found.mask.shape == (len(rows.first), len(columns.first))
+        assert found.pixels.tolist() == [0, 0, 0]

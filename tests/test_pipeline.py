@@ -13,7 +13,7 @@ import networks
 import numpy as np
 import pytest
 from memory import peak_growth
-from PIL import Image
+from PIL import Image, ImageSequence
 
 import npmobilevit as nm
 from npmobilevit import checkpoints, pipeline
@@ -156,8 +156,8 @@ def test_predictions_can_be_looked_at_and_written(shipped):
         ({"background": "no such colour"}, "option"),
         ({"value_range": (1, 1)}, "option"),
         ({"max_pixels": 0}, "option"),
-        ({"max_network_pixels": 0}, "setting-range"),
-        ({"max_resized_pixels": 1.5}, "setting-range"),
+        ({"max_network_pixels": 0}, "option"),
+        ({"max_resized_pixels": 1.5}, "option"),
     ],
 )
 def test_options_out_of_range_are_refused(classifier, options, code):
@@ -219,6 +219,73 @@ def test_a_stream_takes_at_most_one_picture_ahead(classifier):
     assert len(taken) == 4
 
 
+def test_a_picture_that_changes_afterwards_gave_the_answer_of_before(classifier):
+    """A generator may fill one array again and again, and an iterator of frames gives one PIL image every time."""
+    frames = [np.random.default_rng(i).integers(0, 256, (700, 900, 3), np.uint8) for i in range(4)]
+    expected = [classifier.predict(frame) for frame in frames]
+
+    def refilled():
+        buffer = np.empty_like(frames[0])
+        for frame in frames:
+            buffer[:] = frame
+            yield buffer
+
+    assert list(classifier.stream_predictions(refilled())) == expected
+    data = io.BytesIO()
+    first, *others = map(Image.fromarray, frames)
+    first.save(data, "TIFF", save_all=True, append_images=others)
+    with Image.open(data) as pages:
+        assert list(classifier.stream_predictions(ImageSequence.Iterator(pages))) == expected
+
+
+def test_warnings_of_the_caller_are_left_alone(classifier, tmp_path):
+    """The filters belong to the process: between two results no other thread may change them."""
+    path = tmp_path / "large.png"
+    Image.fromarray(np.zeros((2000, 2000, 3), np.uint8)).save(path)
+    before = list(warnings.filters)
+    heard = 0
+    for _ in classifier.stream_predictions([path] * 6):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            time.sleep(0.05)
+            warnings.warn("of the caller", stacklevel=1)
+        heard += len(caught)
+        assert list(warnings.filters) == before
+    assert heard == 6
+
+
+def test_what_goes_wrong_in_the_callers_iterable_does_not_cost_a_result(classifier):
+    def pictures():
+        yield CHELSEA
+        yield CHELSEA
+        raise OSError("the camera is gone")
+
+    stream = classifier.stream_predictions(pictures())
+    assert next(stream) == next(stream)
+    with pytest.raises(OSError, match="camera"):
+        next(stream)
+
+
+@pytest.mark.parametrize("one", ["cat.png", Path("cat.png"), b"cat", Image.new("RGB", (3, 3))])
+def test_one_image_is_not_taken_for_many(classifier, one):
+    with pytest.raises(nm.ImageError, match="is one image; pass a list"):
+        next(classifier.stream_predictions(one))
+
+
+def test_errors_that_are_kept_do_not_keep_their_pictures(classifier_folder, tmp_path):
+    Image.effect_noise((1500, 1500), 90).save(tmp_path / "cut.png")
+    data = (tmp_path / "cut.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(data[:-1000])
+    setup = f"""
+import npmobilevit as nm
+
+stream = nm.load({str(classifier_folder)!r}).stream_predictions([{str(tmp_path / "cut.png")!r}] * 40)
+errors = [next(stream) for _ in range(5)]
+"""
+    action = "errors += stream; assert [e.code for e in errors] == ['image-truncated'] * 40"
+    assert peak_growth(setup, action) < 20  # MiB, of 70 that the files have
+
+
 def test_file_objects_are_read_in_the_callers_thread(classifier):
     readers = []
 
@@ -263,13 +330,30 @@ def test_answers_with_nan_are_no_answers(processor):
     assert caught.value.code == "logits-not-finite"
 
 
+def test_too_little_memory_for_preparing_is_an_error_of_the_picture(classifier, monkeypatch):
+    preprocess, left = nm.MobileViTImageProcessor.preprocess, [1]
+
+    def exhaust(self, *arguments, **options):
+        left[0] -= 1
+        if left[0] >= 0:
+            raise MemoryError
+        return preprocess(self, *arguments, **options)
+
+    monkeypatch.setattr(nm.MobileViTImageProcessor, "preprocess", exhaust)
+    first, second = classifier.stream_predictions([CHELSEA, CHELSEA])
+    assert first.code == "image-memory"
+    assert len(second) == 5
+
+
 def test_too_little_memory_for_the_network_is_an_error_of_the_picture(classifier, monkeypatch):
     def exhaust(pixel_values):
         raise MemoryError
 
     monkeypatch.setattr(nm.MobileViTForImageClassification, "__call__", lambda self, x: exhaust(x))
     (outcome,) = classifier.stream_predictions([CHELSEA])
-    assert outcome.code == "network-memory"
+    assert outcome.code == "image-memory"
+    with pytest.raises(nm.ImageError, match="memory"):
+        classifier.predict(CHELSEA)
 
 
 # Segmentation
@@ -353,6 +437,43 @@ def test_classes_tell_share_and_probability_largest_first(segmenter):
     assert pickle.loads(pickle.dumps(found)).to_dict() == found.to_dict()
     cropped = segmenter.segment(picture(90, 120), crop=True)
     assert sum(c.share for c in cropped.classes) == pytest.approx((cropped.mask != 255).mean())
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (2, 1), (1, 4), (4, 1)])
+def test_a_crop_that_shows_no_pixel_has_no_class(segmenter, shape):
+    """Resized to 36 x 72, the centres of 1 x 2 pixels lie outside the 32 x 32 in the middle."""
+    found = segmenter.segment(np.zeros((*shape, 3), np.uint8), crop=True)
+    assert (found.mask == 255).all() == (not found.classes)
+    assert found.mask.shape == shape
+
+
+def test_outside_the_crop_is_the_models_own_ignore_index(segmenter):
+    config = dataclasses.replace(segmenter.config, semantic_loss_ignore_index=-100)
+    network = nm.MobileViTForSemanticSegmentation(config, segmenter.network.parameters())
+    found = nm.Pipeline("other", network, segmenter.processor).segment(picture(36, 60), crop=True)
+    assert found.ignore_index == -100
+    assert (found.mask == -100).sum() == 36 * 60 - 32 * 32
+    assert np.unique(np.asarray(found.mask_image())).max() == 255
+
+
+def test_memory_is_bounded_for_any_shape(segmenter_folder, tmp_path):
+    """A processor of fixed height and width takes pictures of any length."""
+    setup = f"""
+import dataclasses
+import numpy as np
+import npmobilevit as nm
+
+loaded = nm.load({str(segmenter_folder)!r})
+pipeline = nm.Pipeline("fixed", loaded.network, dataclasses.replace(loaded.processor, size=[36, 36]))
+wide = np.zeros((1, 2_000_000, 3), np.uint8)
+"""
+    assert peak_growth(setup, "assert pipeline.segment(wide).mask.shape == (1, 2_000_000)") < 150
+
+
+def test_a_processor_that_does_not_rescale_is_refused_at_once(classifier):
+    processor = dataclasses.replace(classifier.processor, do_rescale=False)
+    with pytest.raises(nm.ConfigError, match="do_rescale"):
+        nm.Pipeline("raw", classifier.network, processor).predict(CHELSEA)
 
 
 def test_the_mask_stands_upright_with_the_picture(segmenter):
@@ -571,6 +692,31 @@ def test_threads_load_a_name_once(classifier_folder, monkeypatch):
         found = list(pool.map(pipeline.as_pipeline, [str(classifier_folder)] * 8))
     assert len(loads) == 1
     assert len(set(map(id, found))) == 1
+
+
+def test_a_load_does_not_wait_for_that_of_another_model(classifier_folder, segmenter_folder, monkeypatch):
+    original, started, go_on = pipeline.load, threading.Event(), threading.Event()
+
+    def slow(name, **task):
+        if Path(name) == segmenter_folder:
+            started.set()
+            assert go_on.wait(20)
+        return original(name, **task)
+
+    monkeypatch.setattr(pipeline, "load", slow)
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(pipeline.as_pipeline, segmenter_folder)
+        assert started.wait(20)
+        assert pipeline.as_pipeline(classifier_folder).name == str(classifier_folder)
+        go_on.set()
+        assert loading.result().name == str(segmenter_folder)
+
+
+def test_a_load_that_failed_is_tried_again(tmp_path, classifier_folder):
+    with pytest.raises(nm.CheckpointError):
+        nm.predict(CHELSEA, tmp_path / "model")
+    (tmp_path / "model").symlink_to(classifier_folder)
+    assert len(nm.predict(CHELSEA, tmp_path / "model")) == 5
 
 
 def test_threads_leave_the_warning_filters_as_they_were(classifier):

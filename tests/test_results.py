@@ -40,6 +40,30 @@ def test_predictions_are_a_list_that_prints_as_bars():
     assert str(nm.Predictions()) == ""
 
 
+def test_slices_are_predictions_too():
+    assert isinstance(PREDICTIONS[:1], nm.Predictions)
+    assert PREDICTIONS[:1].model == "made-up"
+    assert str(PREDICTIONS[1:]) == "  3.1%  dog                  #"
+    assert PREDICTIONS[-1] == ("dog", 0.031, 1)
+
+
+def test_names_cannot_steer_a_terminal():
+    evil = nm.Predictions([nm.Prediction("a\x1b[31m\nb" + "c" * 100, 0.5, 0)], model="m")
+    assert "\x1b" not in str(evil)
+    assert len(str(evil).splitlines()) == 1
+    assert len(str(evil)) < 100
+    shown = repr(segmentation(classes=(nm.SegmentedClass(0, "a\x1b[31m\nb", 1.0, 0.5),)))
+    assert "\x1b" not in shown
+    assert "\n" not in shown
+
+
+def test_the_background_is_known_by_its_name():
+    found = segmentation(classes=(nm.SegmentedClass(2, "background", 0.5, 0.9), nm.SegmentedClass(0, "road", 0.3, 0.8)))
+    pixels = np.asarray(found.overlay(alpha=1, legend=False))
+    np.testing.assert_array_equal(pixels[:, 20:50], found.image[:, 20:50])
+    assert (pixels[:, :20] == 0).all()  # the colour of class 0
+
+
 def test_results_become_json():
     written = json.loads(json.dumps(PREDICTIONS.to_dict()))
     assert written["model"] == "made-up"

@@ -72,7 +72,7 @@ def hub_revisions(repo: str, revision: str | None) -> tuple[str, ...]:
 
 
 def near_names(name: str) -> str:
-    """``"; did you mean 'a', 'b'?"`` with the known names nearest to `name`; else all, unless it looks like a Hub id."""
+    """``"; did you mean 'a', 'b'?"`` with the known names nearest to `name`; if none is, all, except for a Hub id."""
     known = [*shipped_names(), *ALIASES, *ALIASES.values()]
     near = [other for other in difflib.get_close_matches(name[:200], known) if other != name]
     if near:

@@ -16,6 +16,7 @@ image-empty         zero bytes
 image-unknown       the bytes are not in one of the accepted formats
 image-truncated     the picture ends too early
 image-corrupt       the picture is damaged, or of a kind of its format that Pillow cannot read
+image-closed        a PIL image that was closed before its pixels were read
 image-too-large     more pixels than ``max_pixels``, or than Pillow opens
 image-memory        not enough memory for the pixels
 image-no-pixels     height or width is zero

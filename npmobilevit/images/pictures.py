@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +19,6 @@ from npmobilevit.images.sources import describe
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 
-# The list of warning filters belongs to the process: two threads that change and restore it in turn would leave
-# it changed.
-_WARNINGS_LOCK = threading.Lock()
-
 _WHITE = (255, 255, 255)
 _OPAQUE_MODES = ("RGB", "L", "1", "P", "CMYK", "YCbCr", "RGBX", "HSV", "LAB")
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
@@ -33,6 +28,8 @@ _NUMBER_MODES = ("I", "F")
 _BITS_PER_SAMPLE = 258  # TIFF tags
 _PHOTOMETRIC_INTERPRETATION = 262
 _WHITE_IS_ZERO = 0
+_SAMPLE_FORMAT = 339
+_UNSIGNED = (1,)
 
 _EXIF_ORIENTATION = 0x0112
 # How the upright picture (H, W, 3) is seen from the one that the camera wrote; all are views.
@@ -56,6 +53,7 @@ _PICTURE_SIGNATURES = {
     b"BM": "BMP",
     b"II*\x00": "TIFF",
     b"MM\x00*": "TIFF",
+    b"RIFF": "WebP",
 }
 _OTHER_SIGNATURES = {
     b"%PDF": "a PDF document; export the page as PNG",
@@ -99,7 +97,7 @@ def picture_to_rgb(picture: Image.Image, source: str, options: Options) -> Level
         raise unused("layout", source, "it is for arrays, and a picture knows its own")
     check_size(picture.height, picture.width, source, options.max_pixels)
     with _pillow(source, options.max_pixels, _encoded(picture)):
-        picture.load()
+        _load(picture, source)
         orientation = _orientation(picture)
         convert = _converter(picture, source, options)
         sides = picture.size if orientation in _SIDES_SWAPPED else picture.size[::-1]
@@ -108,6 +106,20 @@ def picture_to_rgb(picture: Image.Image, source: str, options: Options) -> Level
         for rows, columns in parts(picture.height, picture.width):
             stored[rows, columns] = convert(_cut(picture, rows, columns))
     return upright
+
+
+def _load(picture: Image.Image, source: str) -> None:
+    try:
+        picture.load()
+    except (AssertionError, AttributeError, ValueError) as error:
+        stream = getattr(picture, "fp", None)
+        if stream is None or getattr(stream, "closed", False):
+            raise ImageError(
+                f"cannot read {source}: it was closed before it was read. Use it inside its `with` block, or call its "
+                "load() there.",
+                code="image-closed",
+            ) from error
+        raise
 
 
 def check_size(height: int, width: int, source: str, max_pixels: int) -> None:
@@ -149,31 +161,35 @@ def _number_converter(picture: Image.Image, source: str, options: Options) -> Ca
             "Pass value_range=(low, high), the values that mean black and white.",
             code="image-mode",
         )
-    dtype = np.asarray(picture.crop((0, 0, 1, 1))).dtype
+    numbers_of = _unsigned if _is_unsigned(picture) else np.asarray
+    dtype = numbers_of(picture.crop((0, 0, 1, 1))).dtype
     key, colour = _transparent_value(picture), np.array(options.background, dtype=np.uint8)
     if options.value_range is not None:
-        _check_numbers(picture, key, dtype, source, options.value_range)
+        pieces = (numbers_of(_cut(picture, *part)) for part in parts(picture.height, picture.width))
+        ends = extremes(pieces if key is None else (piece[piece != key] for piece in pieces))
+        if ends is not None:  # else all is transparent
+            check_finite(np.asarray(picture), source)
+            check_range(ends, dtype, options.value_range, source)
     scale = scaler(dtype, value_range)
 
     def convert(part: Image.Image) -> Levels:
-        numbers = np.asarray(part)
+        numbers = numbers_of(part)
         levels = scale(numbers)[:, :, None]  # (h, w, 1)
         return levels if key is None else np.where((numbers == key)[:, :, None], colour, levels)
 
     return convert
 
 
-def _check_numbers(
-    picture: Image.Image, key: int | None, dtype: np.dtype[Any], source: str, value_range: ValueRange
-) -> None:
-    """Refuse what is not finite or outside the range; transparent pixels may hold anything."""
-    pieces = (np.asarray(_cut(picture, *part)) for part in parts(picture.height, picture.width))
-    ends = extremes(pieces if key is None else (piece[piece != key] for piece in pieces))
-    if ends is None:  # all is transparent
-        return
-    if not np.isfinite(ends).all():
-        check_finite(np.asarray(picture), source)
-    check_range(ends, dtype, value_range, source)
+def _is_unsigned(picture: Image.Image) -> bool:
+    """Whether a TIFF says that its 32-bit integers are unsigned: Pillow reads them as signed ones."""
+    tags = getattr(picture, "tag_v2", {})
+    return (
+        picture.mode == "I" and tags.get(_BITS_PER_SAMPLE) == (32,) and tags.get(_SAMPLE_FORMAT, _UNSIGNED) == _UNSIGNED
+    )
+
+
+def _unsigned(part: Image.Image) -> NDArray[np.uint32]:
+    return np.asarray(part).view(np.uint32)
 
 
 def _depth(picture: Image.Image) -> ValueRange | None:
@@ -194,6 +210,36 @@ def _cut(picture: Image.Image, rows: slice, columns: slice) -> Image.Image:
     return picture.crop((columns.start, rows.start, columns.stop, rows.stop))
 
 
+class _Silence:
+    """Pillow's warnings are not shown while any thread decodes.
+
+    The list of warning filters belongs to the process: threads that change and restore it in turn would leave it
+    changed. So the first that comes changes it, and the last that goes restores it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._saved = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._users:
+                self._saved = warnings.catch_warnings()
+                self._saved.__enter__()
+                warnings.simplefilter("ignore")
+            self._users += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._saved.__exit__(None, None, None)
+
+
+_SILENCE = _Silence()
+
+
 @contextmanager
 def _pillow(source: str, max_pixels: int, data: bytes) -> Iterator[None]:
     """Silence Pillow's warnings and turn whatever its decoders raise into ImageError.
@@ -208,8 +254,7 @@ def _pillow(source: str, max_pixels: int, data: bytes) -> Iterator[None]:
         The encoded picture, if it is known, for a guess at what is wrong with it.
     """
     try:
-        with _WARNINGS_LOCK, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _SILENCE:
             yield
     except ImageError:
         raise
@@ -240,16 +285,21 @@ def _bomb(source: str, max_pixels: int) -> ImageError:
 
 
 def _damaged(source: str, data: bytes, detail: str) -> ImageError:
-    unfinished = (data.startswith(b"\xff\xd8") and b"\xff\xd9" not in data) or (
-        data.startswith(b"\x89PNG") and b"IEND" not in data
-    )
-    if unfinished or "truncated" in detail.lower():
+    if _is_unfinished(data) or "truncated" in detail.lower():
         return ImageError(
             f"cannot read {source}: the picture is truncated, its data end too early. Copy or download it again.",
             code="image-truncated",
         )
     return ImageError(
         f"cannot read {source}: the picture is damaged ({detail}). Copy or save it again.", code="image-corrupt"
+    )
+
+
+def _is_unfinished(data: bytes) -> bool:
+    if data.startswith(b"RIFF"):  # the length of a WebP stands in its header
+        return len(data) < 8 + int.from_bytes(data[4:8], "little")
+    return (data.startswith(b"\xff\xd8") and b"\xff\xd9" not in data) or (
+        data.startswith(b"\x89PNG") and b"IEND" not in data
     )
 
 
