@@ -49,7 +49,9 @@ Result = TypeVar("Result")
 DEFAULT_MODELS: Mapping[Task, str] = MappingProxyType(
     {"classification": "apple/mobilevit-xx-small", "segmentation": "apple/deeplabv3-mobilevit-xx-small"}
 )
-SHIPPED_MODELS: Mapping[Task, str] = MappingProxyType({"classification": "cifar10-xx-small"})
+SHIPPED_MODELS: Mapping[Task, str] = MappingProxyType(
+    {"classification": "cifar10-xx-small", "segmentation": "camvid-deeplabv3-xx-small"}
+)
 
 # With these the default model is out of reach, and no fault of the checkpoint: the shipped one takes its place.
 OUT_OF_REACH = ("hub-unreachable", "hub-offline", "hub-not-installed")
@@ -442,8 +444,7 @@ def load(
         a Hub id ("apple/mobilevit-small") or a local folder with config.json and model.safetensors.
         None: the environment variable NPMOBILEVIT_MODEL, else the default of `task` from the cache or the Hub:
         apple/mobilevit-xx-small or apple/deeplabv3-mobilevit-xx-small. If that is not cached and the Hub does not
-        answer within 5 s or offline mode is set, the shipped checkpoint of the task with a ModelFallbackWarning; none
-        is shipped for segmentation yet.
+        answer within 5 s or offline mode is set, the shipped checkpoint of the task with a ModelFallbackWarning.
     task : {"classification", "segmentation"}
         Whose default is meant by None; of no consequence for a model that is named.
     precision : {"float32", "float64"}
@@ -515,14 +516,14 @@ def _find_default(task: Task, arguments: checkpoints.HubArguments) -> checkpoint
     """The default checkpoint of a task, or the shipped one where that is out of reach."""
     if task not in DEFAULT_MODELS:
         raise ConfigError(f"task is {task!r}; it has to be one of {', '.join(DEFAULT_MODELS)}", "task")
-    default, shipped = DEFAULT_MODELS[task], SHIPPED_MODELS.get(task)
+    default, shipped = DEFAULT_MODELS[task], SHIPPED_MODELS[task]
     try:
         return checkpoints.find_checkpoint(default, **arguments)
     except CheckpointError as error:
-        if error.code not in OUT_OF_REACH or shipped is None:
+        if error.code not in OUT_OF_REACH:
             raise
         warnings.warn(
-            f"using {shipped}, which knows ten classes only, for {default} is out of reach ({error.code}). Name the "
+            f"using {shipped}, which knows few classes, for {default} is out of reach ({error.code}). Name the "
             f"model you mean, or set {MODEL_VARIABLE}, to be rid of this warning",
             ModelFallbackWarning,
             stacklevel=3,

@@ -12,11 +12,10 @@ from PIL import Image
 
 from npmobilevit.visual import notebook, overlay, palettes
 
-Colour = tuple[int, int, int]
-
 BAR_WIDTH = 30
 LABEL_WIDTH = 60  # of longer names the end is left out
 VIEW_PIXELS = 480  # the longest side of a picture in a notebook
+UNKNOWN = (224, 224, 192)  # PASCAL VOC's colour for no class
 UNTINTED = "background"  # the class of this name is what is not marked
 
 
@@ -150,7 +149,7 @@ class Segmentation:
         ConfigError
             If `alpha` is not within 0..1.
         """
-        palette = self._palette()
+        palette = palettes.class_colours(self.labels)
         coloured = [found for found in self.classes if found.name != UNTINTED]
         colours = {found.id: palette[found.id] for found in coloured}
         pixels = overlay.overlay(self.image, self.mask, colours, alpha=alpha)
@@ -175,7 +174,8 @@ class Segmentation:
         if wide:
             return Image.fromarray(values.astype(np.uint16))
         picture = Image.fromarray(values.astype(np.uint8))
-        picture.putpalette([level for colour in self._palette(255) for level in colour])
+        colours = palettes.class_colours(self.labels)
+        picture.putpalette([level for i in range(256) for level in colours.get(i, UNKNOWN)])
         return picture
 
     def to_dict(self) -> dict[str, Any]:
@@ -196,12 +196,7 @@ class Segmentation:
         return f"<Segmentation {height} x {width} by {self.model}: {text or 'no class'}>"
 
     def _repr_html_(self) -> str:
-        palette = self._palette()
+        palette = palettes.class_colours(self.labels)
         picture = notebook.jpeg_bytes(np.asarray(self.overlay(legend=False)), longest=VIEW_PIXELS)
         rows = [(palette[c.id], c.name, c.share, c.probability) for c in self.classes]
         return notebook.classes_html(picture, repr(self)[1:-1], rows)
-
-    def _palette(self, count: int = 0) -> list[Colour]:
-        """The colours of the classes, by their value in the mask."""
-        colours = palettes.voc_palette(max(count, *self.labels, 0) + 1)
-        return [(int(red), int(green), int(blue)) for red, green, blue in colours]

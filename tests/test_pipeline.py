@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
 CHELSEA = ROOT / "reference" / "images" / "chelsea.png"
+STREET = ROOT / "reference" / "images" / "street.png"
 SHIPPED = "cifar10-xx-small"
 
 
@@ -529,11 +530,20 @@ pipeline.segment({str(CHELSEA)!r})
     assert 80 < peak_growth(setup, action) < 300  # MiB; picture and mask alone make 80
 
 
-def test_without_a_segmenter_the_default_is_out_of_reach():
-    """None is shipped yet, and a classifier could not take its place."""
-    with pytest.raises(nm.CheckpointError, match="deeplabv3-mobilevit-xx-small") as caught:
-        nm.segment(picture(9, 9))
-    assert caught.value.code == "hub-offline"
+def test_the_shipped_segmenter_knows_a_street():
+    found = nm.segment(STREET, "camvid-deeplabv3-xx-small")
+    shares = {c.name: c.share for c in found.classes}
+    assert shares["building"] > 0.3
+    assert shares["road"] > 0.1
+    names = np.vectorize(found.labels.get)(found.mask)
+    assert (names[300:, 150:300] == "road").mean() > 0.8
+    assert (names[20:60, 200:280] == "sky").mean() > 0.8
+    assert names[215, 288] == "car"
+
+
+def test_out_of_reach_the_shipped_segmenter_takes_the_place_of_the_default():
+    with pytest.warns(nm.ModelFallbackWarning, match=r"camvid-deeplabv3-xx-small.*apple/deeplabv3-mobilevit-xx-small"):
+        assert nm.segment(STREET).model == "camvid-deeplabv3-xx-small"
 
 
 def test_the_environment_names_the_segmenter_too(segmenter_folder, monkeypatch):
@@ -627,7 +637,7 @@ def test_the_environment_names_the_default(classifier_folder, monkeypatch):
 
 
 def test_out_of_reach_the_shipped_one_takes_its_place_and_says_so():
-    with pytest.warns(nm.ModelFallbackWarning, match=r"cifar10-xx-small, which knows ten.*apple/mobilevit-xx-small"):
+    with pytest.warns(nm.ModelFallbackWarning, match=r"cifar10-xx-small, which knows few.*apple/mobilevit-xx-small"):
         assert nm.load().name == SHIPPED
     with pytest.warns(nm.ModelFallbackWarning):
         assert nm.predict(CHELSEA)[0].label == "cat"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import inspect
@@ -328,12 +329,15 @@ def check_checkpoint(golden: Golden, folder: Path) -> None:
     pictures = [ROOT / name for name in facts["images"]]
     assert facts["images_sha256"] == [hashlib.sha256(picture.read_bytes()).hexdigest() for picture in pictures]
     images = [np.asarray(Image.open(picture).convert("RGB")) for picture in pictures]
-    pixels = MobileViTImageProcessor.from_pretrained(folder)(images)["pixel_values"]
+    own = MobileViTImageProcessor.from_pretrained(folder)
+    processor = MobileViTImageProcessor.from_dict(facts["processor"])
+    assert dataclasses.replace(own, size=processor.size) == processor  # a segmenter's picture is smaller here
+    pixels = processor(images)["pixel_values"]
     np.testing.assert_array_equal(pixels, tensors["pixel_values"], strict=True)
     expected = golden.select(facts["taps"])
     assert len(expected) > 30
     for precision, tolerance, logits in (("float64", FLOAT64, FLOAT64), ("float32", FLOAT32_TAPS, 5e-6)):
-        model = models.MobileViTForImageClassification.from_pretrained(folder, precision=precision)
+        model = CLASSES[facts["task"]].from_pretrained(folder, precision=precision)
         taps = model.taps(pixels.astype(precision), names=facts["taps"])
         assert differing(taps, expected, tolerance) == []
         assert difference(taps["logits"], expected["logits"]) <= logits

@@ -23,7 +23,6 @@ import os
 import platform
 import re
 import struct
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -51,7 +50,7 @@ from transformers.models.mobilevit.modeling_mobilevit import MobileViTAttention,
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "reference"
 IMAGES = REFERENCE / "images"
-CHECKPOINT = ROOT / "npmobilevit" / "checkpoints" / "shipped" / "cifar10-xx-small"
+SHIPPED = ROOT / "npmobilevit" / "checkpoints" / "shipped"
 
 FORMAT = "npmobilevit-golden/1"  # later versions of the format only add keys
 TOLERANCE = 1e-12  # of a float64 tensor, relative to its largest value
@@ -485,22 +484,36 @@ BLOCK_TAPS = re.compile(
 )
 
 
+HEAD_TAPS = re.compile(r"segmentation_head(\.aspp(\.convs\.\d|\.project)?|\.classifier)?")
+
+
 def make_checkpoint_case(folder: Path, path: Path) -> None:
-    """Two photographs through a trained classifier: its own processor, taps of blocks, logits."""
-    processor = MobileViTImageProcessorPil.from_pretrained(folder)
-    pictures = [IMAGES / "chelsea.png", IMAGES / "coffee.png"]
+    """Pictures through a trained network: its own processor, taps of blocks, logits.
+
+    A segmenter's own input would make 30 MB of taps, so that its picture is made smaller than it would be.
+    """
+    config = json.loads((folder / "config.json").read_text())
+    segments = config["architectures"] == ["MobileViTForSemanticSegmentation"]
+    task, settings, names = (
+        ("segmentation", {"size": {"shortest_edge": 32}}, ["street.png"])
+        if segments
+        else ("classification", {}, ["chelsea.png", "coffee.png"])
+    )
+    processor = MobileViTImageProcessorPil.from_pretrained(folder, **settings)
+    pictures = [IMAGES / name for name in names]
     images = [np.asarray(Image.open(picture).convert("RGB")) for picture in pictures]
     pixels = processor(images, return_tensors="np")["pixel_values"]  # float32
-    model = MobileViTForImageClassification.from_pretrained(folder).double().eval()
+    model = MODELS[task].from_pretrained(folder).double().eval()
     taps, _ = record(model, torch.from_numpy(pixels).double())
-    arrays = {name: value.numpy() for name, value in taps.items() if BLOCK_TAPS.fullmatch(name)}
+    kept = (BLOCK_TAPS, HEAD_TAPS)
+    arrays = {name: value.numpy() for name, value in taps.items() if any(pattern.fullmatch(name) for pattern in kept)}
     metadata = {
         "kind": "checkpoint",
         "case": folder.name,
-        "task": "classification",
-        "catches": "Trained weights and photographs: the whole way from picture to logits; PRE-01..14, WGT-01..07.",
-        "config": compact(json.loads((folder / "config.json").read_text())),
-        "processor": compact(json.loads((folder / "preprocessor_config.json").read_text())),
+        "task": task,
+        "catches": "Trained weights and pictures: the whole way from picture to logits; PRE-01..14, WGT-01..07.",
+        "config": compact(config),
+        "processor": compact(json.loads((folder / "preprocessor_config.json").read_text()) | settings),
         "precision": "float64",
         "versions": versions(PIL),
         "images": compact([f"reference/images/{picture.name}" for picture in pictures]),
@@ -962,7 +975,7 @@ def _bracket(match: re.Match[str]) -> str:
 # Command line ------------------------------------------------------------------------------------------------------
 
 
-def jobs(checkpoint: Path) -> dict[str, Callable[[Path], None]]:
+def jobs(shipped: Path) -> dict[str, Callable[[Path], None]]:
     """What makes each file, by its path below reference/."""
     found: dict[str, Callable[[Path], None]] = {}
     for case in CASES:
@@ -971,9 +984,9 @@ def jobs(checkpoint: Path) -> dict[str, Callable[[Path], None]]:
         found[f"golden/operators/{family}.safetensors"] = lambda path, name=family: make_operator_file(name, path)
     found["golden/processor.safetensors"] = make_processor_file
     found["golden/sine_recipe.json"] = make_sine_file
-    if (checkpoint / "model.safetensors").is_file():
-        name = f"golden/checkpoints/{checkpoint.name}.safetensors"
-        found[name] = lambda path: make_checkpoint_case(checkpoint, path)
+    for weights in sorted(shipped.glob("*/model.safetensors")):
+        name = f"golden/checkpoints/{weights.parent.name}.safetensors"
+        found[name] = lambda path, folder=weights.parent: make_checkpoint_case(folder, path)
     for variant in VARIANTS:
         for task in ("classification", "segmentation"):
             name = f"names/{variant}-{task}.json"
@@ -1039,12 +1052,10 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", metavar="TEXT", default="", help="only files whose path contains TEXT")
     parser.add_argument("--check", action="store_true", help="compare instead of writing; exit status 1 if they differ")
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, metavar="FOLDER", help="of the trained case")
+    parser.add_argument("--shipped", type=Path, default=SHIPPED, metavar="FOLDER", help="of trained checkpoints")
     options = parser.parse_args(None if arguments is None else list(arguments))
     torch.set_num_threads(1)  # the order of sums must not depend on the machine's cores
-    found = jobs(options.checkpoint)
-    if not any(name.startswith("golden/checkpoints/") for name in found):
-        print(f"note: no checkpoint in {options.checkpoint}, its case is left out", file=sys.stderr)
+    found = jobs(options.shipped)
     selected = {name: make for name, make in found.items() if options.only in name}
     if not selected:
         parser.error(f"--only {options.only!r} matches none of {', '.join(found)}")

@@ -2,10 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["voc_palette"]
+__all__ = ["CAMVID", "class_colours", "voc_palette"]
+
+Colour = tuple[int, int, int]
+
+CAMVID: Mapping[str, Colour] = MappingProxyType(
+    {
+        "sky": (128, 128, 128),
+        "building": (128, 0, 0),
+        "pole": (192, 192, 128),
+        "road": (128, 64, 128),
+        "pavement": (60, 40, 222),
+        "tree": (128, 128, 0),
+        "sign": (192, 128, 128),
+        "fence": (64, 64, 128),
+        "car": (64, 0, 128),
+        "pedestrian": (64, 64, 0),
+        "bicyclist": (0, 128, 192),
+    }
+)
+"""The colours that SegNet gave the classes of CamVid (github.com/alexgkendall/SegNet-Tutorial)."""
+
+
+def class_colours(labels: Mapping[int, str]) -> dict[int, Colour]:
+    """The colour of each class: CamVid's for its classes, else PASCAL VOC's for the class id.
+
+    Parameters
+    ----------
+    labels : mapping of int to str
+        Name of each class, by its id.
+
+    Returns
+    -------
+    dict of int to (red, green, blue)
+    """
+    if labels and set(labels.values()) <= set(CAMVID):
+        return {i: CAMVID[name] for i, name in labels.items()}
+    palette = voc_palette(max(labels, default=0) + 1).tolist()
+    return {i: tuple(palette[i]) for i in labels}
 
 
 def voc_palette(count: int) -> NDArray[np.uint8]:

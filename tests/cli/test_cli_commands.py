@@ -149,7 +149,7 @@ def test_a_model_for_the_other_task_is_a_usage_error(capsys, classifier_folder, 
 def test_without_a_model_the_shipped_one_is_named(capsys):
     code, out, err = run(capsys, "predict", CHELSEA)
     assert code == 0
-    assert err.startswith("warning: using cifar10-xx-small, which knows ten classes only")
+    assert err.startswith("warning: using cifar10-xx-small, which knows few classes")
     assert len(err.splitlines()) == 1
     assert out.startswith("model cifar10-xx-small")
     assert run_json(capsys, "predict", CHELSEA)[1]["model"]["name"] == "cifar10-xx-small"

@@ -76,7 +76,7 @@ def test_nothing_of_ours_is_the_witness() -> None:
 
 
 def test_the_files_are_those_that_the_tool_makes(tool: ModuleType) -> None:
-    made = set(tool.jobs(tool.CHECKPOINT))
+    made = set(tool.jobs(tool.SHIPPED))
     there = {str(p.relative_to(REFERENCE)) for folder in ("golden", "names") for p in (REFERENCE / folder).rglob("*.*")}
     assert there == made
 
@@ -84,14 +84,14 @@ def test_the_files_are_those_that_the_tool_makes(tool: ModuleType) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_made_anew_agrees_with_the_committed_one(tool: ModuleType, name: str, tmp_path: Path) -> None:
     path = tmp_path / Path(name).name
-    tool.jobs(tool.CHECKPOINT)[name](path)
+    tool.jobs(tool.SHIPPED)[name](path)
     difference, where = tool.compare(path, REFERENCE / name)
     assert difference <= 1e-12, where
 
 
 def test_two_runs_give_the_same_bytes(tool: ModuleType, tmp_path: Path) -> None:
     for name in (FILES[1], FILES[3], FILES[6]):
-        make = tool.jobs(tool.CHECKPOINT)[name]
+        make = tool.jobs(tool.SHIPPED)[name]
         paths = [tmp_path / run / Path(name).name for run in ("first", "second")]
         for path in paths:
             make(path)
@@ -134,14 +134,6 @@ def test_writing_keeps_arrays_that_are_not_contiguous(tool: ModuleType, tmp_path
         np.testing.assert_array_equal(found[name], value, strict=True)
     assert json.loads(metadata["aliases"]) == {"again": "plain"}
     assert not list(tmp_path.glob("*.partial"))
-
-
-def test_without_a_checkpoint_its_case_is_left_out_with_a_notice(
-    tool: ModuleType, committed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert tool.main(["--only", "operators/pool", "--checkpoint", str(tmp_path / "nowhere")]) == 0
-    assert "its case is left out" in capsys.readouterr().err
-    assert hashes(committed) == hashes(REFERENCE)
 
 
 def test_useless_networks_are_refused(tool: ModuleType) -> None:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from npmobilevit.visual import palettes
 from npmobilevit.visual.palettes import voc_palette
 
 
@@ -50,3 +51,12 @@ def test_a_shorter_palette_is_the_beginning_of_a_longer_one(count):
 
 def test_no_two_classes_share_a_colour():
     assert len(np.unique(voc_palette(4096), axis=0)) == 4096
+
+
+def test_camvids_classes_have_camvids_colours_and_all_others_vocs() -> None:
+    names = dict(enumerate(palettes.CAMVID))
+    assert palettes.class_colours(names)[3] == (128, 64, 128)  # road
+    assert palettes.class_colours({5: "road"}) == {5: (128, 64, 128)}
+    assert palettes.class_colours({0: "background", 2: "road"}) == {0: (0, 0, 0), 2: (0, 128, 0)}
+    assert palettes.class_colours({}) == {}
+    assert len(set(palettes.CAMVID.values())) == 11
