@@ -30,7 +30,7 @@ def test_near_names_are_offered():
         hub_id("mobilevit-xx-small")
     assert "'xx-small'" in near_names("xxsmall")
     assert near_names("entirely/different-thing") == ""
-    assert near_names("wrong").startswith("; shipped: cifar10-xx-small; aliases: xx-small, ")
+    assert near_names("wrong").startswith("; shipped: camvid-deeplabv3-xx-small, cifar10-xx-small; aliases: xx-small, ")
 
 
 def test_the_longest_name_allowed():
