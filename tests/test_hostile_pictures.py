@@ -119,7 +119,7 @@ def test_the_tool_finds_every_fault(outcome, fuzz, plant, tmp_path, capsys):
 
 def test_the_tool_counts_what_decoders_write(fuzz, plant, capsys):
     assert fuzz.main(plant("os.write(2, b'x' * 1234)")) == 0
-    assert "written to stderr by the decoders: 1,234" in capsys.readouterr().out
+    assert "bytes written to stderr: 1,234" in capsys.readouterr().out
 
 
 def test_a_reader_that_is_not_there_ends_the_tool(fuzz):

@@ -28,9 +28,10 @@ _WRITABLE = ("float64", "float32", "float16", "int64")
 
 _MAX_HEADER_BYTES = 10_000_000  # more than MAX_TENSORS entries need; less than "PK\x03\x04" read as a length
 _SAVE_AGAIN = "load the model with transformers and save it again with save_pretrained(folder)"
+_RENAME = "if torch wrote it, rename it to pytorch_model.bin, which is read without running code"
 _DOWNLOAD_AGAIN = "download it again"
 _FOREIGN = (
-    (b"PK\x03\x04", "weights-pickle", "a zip archive, as torch.save writes (pickles can run code)", _SAVE_AGAIN),
+    (b"PK\x03\x04", "weights-pickle", "a zip archive, as torch.save writes", _RENAME),
     (b"\x80", "weights-pickle", "a Python pickle (pickles can run code)", _SAVE_AGAIN),
     (b"\x89HDF", "weights-hdf5", "an HDF5 file, as TensorFlow writes", _SAVE_AGAIN),
     (b"version https://git-lfs", "weights-lfs-pointer", "a Git LFS pointer, not the file itself", "run git lfs pull"),
@@ -76,7 +77,7 @@ def read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
         raise WeightsError(f"{path} is not a whole safetensors file: {reason}", code) from error
     _refuse_dtypes({name: entry["dtype"] for name, entry in entries.items()}, path)
     tensors = {name: _array(entry, name, path) for name, entry in entries.items()}
-    _refuse_values(tensors, path)
+    refuse_values(tensors, path)
     return tensors
 
 
@@ -143,7 +144,14 @@ def _refuse_dtypes(dtypes: Mapping[str, str], path: Path) -> None:
         )
 
 
-def _refuse_values(tensors: Mapping[str, NDArray[Any]], path: Path) -> None:
+def refuse_values(tensors: Mapping[str, NDArray[Any]], path: Path) -> None:
+    """Refuse `tensors` of the file at `path` that no training leaves behind.
+
+    Raises
+    ------
+    WeightsError
+        ``weights-not-finite`` or ``weights-negative-variance``, naming all such tensors.
+    """
     infinite = [name for name, values in tensors.items() if not np.isfinite(values).all()]
     negative = [name for name, values in tensors.items() if name.endswith("running_var") and (values < 0).any()]
     if infinite or negative:
@@ -160,12 +168,20 @@ def _diagnosis(data: bytes) -> tuple[str, str]:
     expected = _expected_size(data)
     if expected is not None and expected > len(data):
         return "weights-truncated", f"{len(data)} bytes of at least {expected} are there; {_DOWNLOAD_AGAIN}"
-    for start, code, description, advice in _FOREIGN:
-        if data[:64].lstrip().startswith(start):
-            return code, f"it looks like {description}; {advice}"
+    foreign = foreign_format(data)
+    if foreign is not None:
+        return foreign
     if len(data) < 8:
         return "weights-truncated", f"only {len(data)} bytes are there; {_DOWNLOAD_AGAIN}"
     return "weights-damaged", f"its header does not fit its contents; {_DOWNLOAD_AGAIN}"
+
+
+def foreign_format(data: bytes) -> tuple[str, str] | None:
+    """Code and reason for `data` that start as another format does; None where they do not."""
+    for start, code, description, advice in _FOREIGN:
+        if data[:64].lstrip().startswith(start):
+            return code, f"it looks like {description}; {advice}"
+    return None
 
 
 def _expected_size(data: bytes) -> int | None:

@@ -69,6 +69,7 @@ def test_every_bfloat16_is_exact(path):
     assert read.tobytes() == expected.tobytes()  # the sign of zero too
 
 
+@pytest.mark.case("85", "a file that shrinks while it is in use", "no matter: it is read at once and not mapped")
 def test_arrays_are_the_callers_own(path):
     path.write_bytes(packed({"a": ("F32", [2], bytes(8)), "b": ("BF16", [2], bytes(4))}))
     tensors = read_safetensors(path)
@@ -83,6 +84,7 @@ def test_empty_tensors_and_leading_spaces_are_read(path):
     assert read_safetensors(path)["a"].shape == (0, 3)
 
 
+@pytest.mark.case("57", "a safetensors file of 0 bytes, and other damage", "WeightsError that says what is wrong")
 @pytest.mark.parametrize(
     ("data", "code", "hint"),
     [
@@ -109,7 +111,7 @@ def test_empty_tensors_and_leading_spaces_are_read(path):
         pytest.param(packed({"a": ("F32", [1] * 65, bytes(4))}), "weights-damaged", "NumPy", id="65 dimensions"),
         pytest.param(pickle.dumps({"a": [1.0] * 9}), "weights-pickle", "save_pretrained", id="pickle"),
         pytest.param(pickle.dumps({"a": [1.0] * 9}, 2), "weights-pickle", "save_pretrained", id="pickle, protocol 2"),
-        pytest.param(b"PK\x03\x04" + bytes(40), "weights-pickle", "save_pretrained", id="zip"),
+        pytest.param(b"PK\x03\x04" + bytes(40), "weights-pickle", "pytorch_model.bin", id="zip"),
         pytest.param(b"\x89HDF\r\n\x1a\n" + bytes(90), "weights-hdf5", "save_pretrained", id="HDF5"),
         pytest.param(
             b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 5145720\n",
@@ -253,6 +255,9 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.case(
+    "86", "saving transposed, stepped and broadcast arrays", "made dense first: what is written reads back"
+)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_an_array_of_any_layout_comes_back(path, layout):
     """safetensors 0.8.0 stores others than dense ones wrongly, and neighbouring memory with them."""
