@@ -104,6 +104,7 @@ class PreTrainedModel:
         Parameters
         ----------
         name_or_folder : str or path
+            See :func:`npmobilevit.load`.
         precision, engine
             See :class:`PreTrainedModel`.
         revision, cache_dir, local_files_only, token, force_download : optional
@@ -446,10 +447,10 @@ class MobileViTForSemanticSegmentation(PreTrainedModel):
 def _read_checkpoint(
     name_or_folder: str | os.PathLike[str], arguments: HubArguments
 ) -> tuple[MobileViTConfig, dict[str, NDArray[Any]]]:
-    from npmobilevit.checkpoints import find_model, load_config_dict, load_weights  # not needed to run a network
+    from npmobilevit.checkpoints import read_model  # not needed to run a network
 
-    checkpoint = find_model(name_or_folder, **arguments)
-    return MobileViTConfig.from_dict(load_config_dict(checkpoint)), load_weights(checkpoint)
+    contents = read_model(name_or_folder, **arguments)
+    return contents.config, contents.weights
 
 
 def classification_loss(logits: Array, labels: NDArray[Any], config: MobileViTConfig) -> float:

@@ -440,8 +440,11 @@ def load(
     Parameters
     ----------
     model : str or path, optional
-        A shipped name ("cifar10-xx-small"), an alias ("xx-small", "x-small", "small", "deeplabv3-xx-small", ...),
-        a Hub id ("apple/mobilevit-small") or a local folder with config.json and model.safetensors.
+        A shipped name ("cifar10-xx-small"), an alias ("xx-small", "x-small", "small", "deeplabv3-xx-small",
+        "timm-small", ...), a Hub id ("apple/mobilevit-small"), a local folder with model.safetensors,
+        pytorch_model.bin or one .pt file, or the path of such a file; weights of transformers, timm and ml-cvnets.
+        config.json and preprocessor_config.json next to the weights say what belongs to them. Weights without them
+        get the config that their shapes tell, and the labels and processor settings of the published checkpoints.
         None: the environment variable NPMOBILEVIT_MODEL, else the default of `task` from the cache or the Hub:
         apple/mobilevit-xx-small or apple/deeplabv3-mobilevit-xx-small. If that is not cached and the Hub does not
         answer within 5 s or offline mode is set, the shipped checkpoint of the task with a ModelFallbackWarning.
@@ -485,15 +488,14 @@ def load(
         "force_download": force_download,
     }
     name = _default_name() if model is None else model
-    checkpoint = _find_default(task, arguments) if name is None else checkpoints.find_checkpoint(name, **arguments)
-    settings = checkpoints.load_config_dict(checkpoint)
-    weights = checkpoints.load_weights(checkpoint)
-    kind = _architecture(settings, weights)
+    contents = _read_default(task, arguments) if name is None else checkpoints.read_checkpoint(name, **arguments)
+    processor = MobileViTImageProcessor.from_dict(contents.require_processor())
+    kind = ARCHITECTURES[contents.class_name]
     options: dict[str, Any] = {"precision": precision, "engine": "reference" if engine is None else engine}
     if kind is MobileViTModel:
-        options["expand_output"] = any(name.startswith("conv_1x1_exp.") for name in weights)
-    network = kind(MobileViTConfig.from_dict(settings), weights, **options)
-    return Pipeline(checkpoint.name, network, _processor(checkpoint), checkpoint.revision)
+        options["expand_output"] = any(name.startswith("conv_1x1_exp.") for name in contents.weights)
+    network = kind(contents.config, contents.weights, **options)
+    return Pipeline(contents.name, network, processor, contents.revision)
 
 
 def _default_name() -> str | None:
@@ -501,24 +503,13 @@ def _default_name() -> str | None:
     return os.environ.get(MODEL_VARIABLE) or None
 
 
-def _processor(checkpoint: checkpoints.Checkpoint) -> MobileViTImageProcessor:
-    settings = checkpoints.load_processor_dict(checkpoint)
-    if settings is None:  # the defaults would prepare pictures in a way that the network was not trained for
-        raise CheckpointError(
-            f"{checkpoint.name} has no {checkpoints.PROCESSOR}, which says how pictures are prepared; write one with "
-            "MobileViTImageProcessor(...).save_pretrained(folder)",
-            "checkpoint-no-processor",
-        )
-    return MobileViTImageProcessor.from_dict(settings)
-
-
-def _find_default(task: Task, arguments: checkpoints.HubArguments) -> checkpoints.Checkpoint:
+def _read_default(task: Task, arguments: checkpoints.HubArguments) -> checkpoints.CheckpointContents:
     """The default checkpoint of a task, or the shipped one where that is out of reach."""
     if task not in DEFAULT_MODELS:
         raise ConfigError(f"task is {task!r}; it has to be one of {', '.join(DEFAULT_MODELS)}", "task")
     default, shipped = DEFAULT_MODELS[task], SHIPPED_MODELS[task]
     try:
-        return checkpoints.find_checkpoint(default, **arguments)
+        return checkpoints.read_checkpoint(default, **arguments)
     except CheckpointError as error:
         if error.code not in OUT_OF_REACH:
             raise
@@ -528,20 +519,7 @@ def _find_default(task: Task, arguments: checkpoints.HubArguments) -> checkpoint
             ModelFallbackWarning,
             stacklevel=3,
         )
-        return checkpoints.find_checkpoint(shipped)
-
-
-def _architecture(settings: Mapping[str, Any], weights: Mapping[str, NDArray[Any]]) -> type[PreTrainedModel]:
-    """The class that a checkpoint was saved from: as its config says, or else by the head among its weights."""
-    named = settings.get("architectures")
-    for name in named if isinstance(named, list) else []:
-        if isinstance(name, str) and name in ARCHITECTURES:
-            return ARCHITECTURES[name]
-    if any(name.startswith("segmentation_head.") for name in weights):
-        return MobileViTForSemanticSegmentation
-    if any(name.startswith("mobilevit.") for name in weights):
-        return MobileViTForImageClassification
-    return MobileViTModel
+        return checkpoints.read_checkpoint(shipped)
 
 
 _LOADED: dict[tuple[str | Path | None, Task], Future[Pipeline]] = {}
@@ -579,9 +557,9 @@ def as_pipeline(model: Pipeline | str | os.PathLike[str] | None, task: Task = "c
     if isinstance(model, Pipeline):
         return model
     name = _default_name() if model is None else model
-    folder = None if name is None else checkpoints.local_folder(name)
-    if folder is not None:
-        name = folder.absolute()  # of the working directory as it is now
+    path = None if name is None else checkpoints.local_path(name)
+    if path is not None:
+        name = path.absolute()  # of the working directory as it is now
     if name is not None:
         task = "classification"  # of no consequence: one entry of the cache for both
     return _loaded_once(name if name is None or isinstance(name, Path) else os.fspath(name), task)

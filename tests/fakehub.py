@@ -7,7 +7,10 @@ A repository is a mapping of branches to files. Each branch has one commit, a ha
 for by name or by that commit. `hub.log` holds (method, path) of every request. What may be set at any time:
 
 - ``hub.fault[file]`` breaks one file: an int (HTTP status), "truncate" (short body, then close), "corrupt" (right
-  size, wrong bytes), "no-commit" (header left out: not a Hub);
+  size, wrong bytes), "slow" (a tenth of a second for each quarter), "hang" (no answer), "stall" (half of the body, then
+  nothing more), "no-commit", "no-etag", "no-length" (header left out);
+- ``hub.etags[file]`` is sent in place of the file's own ETag, which is its SHA-256 for weights and otherwise the SHA-1
+  that git has of it;
 - ``hub.error_code`` is sent with an int fault, as the Hub's X-Error-Code;
 - ``hub.silent``: no answer to anything;
 - ``hub.token``: requests without it get 401;
@@ -19,6 +22,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
@@ -35,6 +39,13 @@ def commit_of(files: Files) -> str:
     return digest.hexdigest()
 
 
+def etag_of(name: str, data: bytes) -> str:
+    """The ETag that the Hub sends: weights are in its large-file storage, everything else is in git."""
+    if name.endswith((".safetensors", ".bin", ".h5")):
+        return hashlib.sha256(data).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
 class FakeHub(ThreadingHTTPServer):
     """The server; ``with FakeHub(repos) as hub`` runs it in a thread."""
 
@@ -46,6 +57,7 @@ class FakeHub(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.log: list[tuple[str, str]] = []
         self.fault: dict[str, int | str] = {}
+        self.etags: dict[str, str] = {}
         self.error_code: str | None = None
         self.silent = False
         self.token: str | None = None
@@ -60,6 +72,9 @@ class FakeHub(ThreadingHTTPServer):
         self.stop.set()
         self.shutdown()
         self.server_close()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Of a client that went away in the middle of an answer: nothing to tell."""
 
     def files(self, repo: str, revision: str) -> Files | None:
         for branch, files in self.repos[repo].items():
@@ -111,17 +126,37 @@ class _Handler(BaseHTTPRequestHandler):
             return self.reply(fault, X_Error_Code=self.server.error_code)
         if name not in files:
             return self.reply(404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit_of(files))
-        return self.send(files[name], commit_of(files), fault)
+        if fault == "hang":
+            self.server.stop.wait()
+            return None
+        return self.send(
+            files[name], self.server.etags.get(name) or etag_of(name, files[name]), commit_of(files), fault
+        )
 
-    def send(self, data: bytes, commit: str, fault: str | None) -> None:
+    def send(self, data: bytes, etag: str, commit: str, fault: str | None) -> None:
         headers = {
             "X_Repo_Commit": None if fault == "no-commit" else commit,
-            "ETag": f'"{hashlib.sha256(data).hexdigest()}"',
+            "ETag": None if fault == "no-etag" else f'"{etag}"',
+            "Content_Length": str(len(data)),
         }
-        if self.command == "GET" and fault == "corrupt":
+        if self.command == "HEAD":
+            return self.reply(200, data, **headers | ({"Content_Length": None} if fault == "no-length" else {}))
+        if fault == "corrupt":
             data = bytes(byte ^ 255 for byte in data)
-        if self.command == "GET" and fault == "truncate":
-            self.reply(200, data[: len(data) // 2], Content_Length=str(len(data)), **headers)
+        self.reply(200, b"", **headers)
+        cut = len(data) // 4
+        for part in (data[:cut], data[cut : 2 * cut]):
+            self.write(part, fault)
+        if fault == "truncate":
             self.close_connection = True
-        else:
-            self.reply(200, data, **headers)
+            return None
+        if fault == "stall":
+            self.server.stop.wait()
+        for part in (data[2 * cut : 3 * cut], data[3 * cut :]):
+            self.write(part, fault)
+        return None
+
+    def write(self, data: bytes, fault: str | None) -> None:
+        self.wfile.write(data)
+        if fault == "slow":
+            time.sleep(0.1)

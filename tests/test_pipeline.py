@@ -667,22 +667,22 @@ def test_a_named_model_out_of_reach_is_an_error_and_no_fallback():
 
 
 def test_a_cached_default_is_used_without_a_warning(monkeypatch, classifier_folder):
-    original = checkpoints.find_checkpoint
-    monkeypatch.setattr(checkpoints, "find_checkpoint", lambda name, **_: original(classifier_folder))
+    original = checkpoints.read_checkpoint
+    monkeypatch.setattr(checkpoints, "read_checkpoint", lambda name, **_: original(classifier_folder))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert nm.load().name == str(classifier_folder)
 
 
 def _default_fails_with(monkeypatch, code):
-    original = checkpoints.find_checkpoint
+    original = checkpoints.read_checkpoint
 
-    def find(name, **arguments):
+    def read(name, **arguments):
         if name in pipeline.DEFAULT_MODELS.values():
             raise nm.CheckpointError("made up", code)
         return original(name, **arguments)
 
-    monkeypatch.setattr(checkpoints, "find_checkpoint", find)
+    monkeypatch.setattr(checkpoints, "read_checkpoint", read)
 
 
 # One process, several threads and working directories

@@ -1,26 +1,121 @@
-"""The names a checkpoint may have: shipped ones, aliases and Hub ids."""
+"""The checkpoints that are known by name: published ones, their aliases, and those shipped in this package."""
 
 from __future__ import annotations
 
 import difflib
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from npmobilevit.errors import CheckpointError
 
-ALIASES = {
-    "xx-small": "apple/mobilevit-xx-small",
-    "x-small": "apple/mobilevit-x-small",
-    "small": "apple/mobilevit-small",
-    "deeplabv3-xx-small": "apple/deeplabv3-mobilevit-xx-small",
-    "deeplabv3-x-small": "apple/deeplabv3-mobilevit-x-small",
-    "deeplabv3-small": "apple/deeplabv3-mobilevit-small",
-}
-"""Short names of the checkpoints that Apple published."""
+_APPLE_LICENCE = "Apple sample code licence ('other' on the Hub)"
+_TIMM_LICENCE = "weights of Apple's ml-cvnets; see the licence on the model card"
+_TIMM_RESULTS = "results/results-imagenet.csv of huggingface/pytorch-image-models"
+_IMAGENET, _VOC = "ImageNet-1k (1000)", "PASCAL VOC (21)"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One checkpoint of the catalogue.
+
+    Attributes
+    ----------
+    name : str
+        Shipped name, or Hub id ``owner/name``.
+    aliases : tuple of str
+        Shorter names for it.
+    task : {"classification", "segmentation"}
+    input_size : int
+        Height and width in pixels of what the processor cuts out for the network.
+    labels : str
+        The data set whose classes it knows, and their number.
+    accuracy : str
+        As published: on the validation set of that data set, or the test set of CIFAR-10.
+    source : str
+        Where that figure is published.
+    licence : str
+        A note, not legal advice.
+    megabytes : float
+        Size of the weights file in float32 safetensors, or as shipped, in 10^6 bytes.
+    shipped : bool
+        Whether it is part of this package.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    task: Literal["classification", "segmentation"]
+    input_size: int
+    labels: str
+    accuracy: str
+    source: str
+    licence: str
+    megabytes: float
+    shipped: bool = False
+
+
+def _classifier(variant: str, accuracy: str, megabytes: float) -> Entry:
+    repo = f"apple/mobilevit-{variant}"
+    source = f"https://huggingface.co/{repo}"
+    return Entry(repo, (variant,), "classification", 256, _IMAGENET, accuracy, source, _APPLE_LICENCE, megabytes)
+
+
+def _segmenter(variant: str, accuracy: str, megabytes: float, licence: str = _APPLE_LICENCE) -> Entry:
+    repo, alias = f"apple/deeplabv3-mobilevit-{variant}", f"deeplabv3-{variant}"
+    source = f"https://huggingface.co/{repo}"
+    return Entry(repo, (alias,), "segmentation", 512, _VOC, accuracy, source, licence, megabytes)
+
+
+def _timm(letters: str, variant: str, accuracy: str, megabytes: float) -> Entry:
+    repo, alias = f"timm/mobilevit_{letters}.cvnets_in1k", f"timm-{variant}"
+    return Entry(repo, (alias,), "classification", 256, _IMAGENET, accuracy, _TIMM_RESULTS, _TIMM_LICENCE, megabytes)
+
+
+CATALOGUE: tuple[Entry, ...] = (
+    Entry(
+        name="cifar10-xx-small",
+        aliases=(),
+        task="classification",
+        input_size=64,
+        labels="CIFAR-10 (10)",
+        accuracy="86.24 % top-1",
+        source="its README.md in npmobilevit/checkpoints/shipped, measured by npmobilevit",
+        licence="Apache-2.0",
+        megabytes=1.96,
+        shipped=True,
+    ),
+    Entry(
+        name="camvid-deeplabv3-xx-small",
+        aliases=(),
+        task="segmentation",
+        input_size=360,
+        labels="CamVid (11)",
+        accuracy="51.3 % mIoU",
+        source="its README.md in npmobilevit/checkpoints/shipped, measured by npmobilevit",
+        licence="Apache-2.0",
+        megabytes=3.77,
+        shipped=True,
+    ),
+    _classifier("xx-small", "69.0 % top-1", 5.15),
+    _classifier("x-small", "74.8 % top-1", 9.35),
+    _classifier("small", "78.4 % top-1", 22.4),
+    _segmenter("xx-small", "73.6 % mIoU", 7.50),
+    _segmenter("x-small", "77.1 % mIoU", 11.9),
+    _segmenter("small", "79.1 % mIoU", 25.5, f"{_APPLE_LICENCE}, later the Apple model licence apple-amlr"),
+    _timm("xxs", "xx-small", "68.94 % top-1", 5.14),
+    _timm("xs", "x-small", "74.62 % top-1", 9.34),
+    _timm("s", "small", "78.30 % top-1", 22.4),
+)
+"""What is shipped, what Apple published, and the same classifiers as timm has them."""
+
+ALIASES = {alias: entry.name for entry in CATALOGUE for alias in entry.aliases}
+"""Short names of the checkpoints in the catalogue."""
 
 _SHIPPED = Path(__file__).parent / "shipped"
 _MAIN = "main"
 _APPLE_SAFETENSORS = "refs/pr/2"  # the pull request with model.safetensors, not merged when last seen
+_APPLES = frozenset(entry.name for entry in CATALOGUE if entry.name.startswith("apple/"))
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 _HUB_ID = re.compile(f"{_PART}/{_PART}")
 _REVISION = re.compile(r"(?!.*\.\.)[^\s/\\][^\s\\]*")  # it becomes part of a path in the cache
@@ -48,7 +143,8 @@ def hub_id(name: str) -> str:
     if not _HUB_ID.fullmatch(name) or len(name) > 96 or "--" in name or ".." in name or name.endswith(".git"):
         raise CheckpointError(
             f"{name[:200]!r} is no checkpoint: give a shipped name, an alias, a Hub id 'owner/name', or a folder, "
-            f"one that exists or a path that starts with '.', '/' or '~'{near_names(name)}",
+            "one that exists or a path that starts with '.', '/' or '~', or a file of weights (.safetensors, .bin, "
+            f".pt){near_names(name)}",
             "checkpoint-name-invalid",
         )
     return name
@@ -68,7 +164,7 @@ def hub_revisions(repo: str, revision: str | None) -> tuple[str, ...]:
         if not _REVISION.fullmatch(revision):
             raise CheckpointError(f"{revision[:200]!r} is no branch, tag or commit", "checkpoint-revision-invalid")
         return (revision,)
-    return (_MAIN, _APPLE_SAFETENSORS) if repo in ALIASES.values() else (_MAIN,)
+    return (_MAIN, _APPLE_SAFETENSORS) if repo in _APPLES else (_MAIN,)
 
 
 def near_names(name: str) -> str:

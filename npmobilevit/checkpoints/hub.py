@@ -8,12 +8,16 @@ In this order:
 
 huggingface_hub by itself retries for 23 seconds when the connection is refused and for minutes when a host is
 silent, does not compare what it downloads with the hash that the Hub names, and asks even for what is cached.
+
+Every file is compared with its hash, on its way into the cache and again on its way out: the Hub sends it as the ETag,
+by which the cache names the file.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -25,7 +29,7 @@ from typing import TypedDict, TypeVar
 from urllib.parse import urlsplit
 
 from npmobilevit.checkpoints.catalogue import near_names
-from npmobilevit.checkpoints.files import write_atomically
+from npmobilevit.checkpoints.files import read_at_once, regular_file_size, write_atomically
 from npmobilevit.errors import CheckpointError
 
 T = TypeVar("T")
@@ -33,8 +37,8 @@ T = TypeVar("T")
 ANSWER_SECONDS = 5.0
 """How long the Hub may take to answer the first question."""
 
-_COMMIT = re.compile("[0-9a-f]{40}")
-_SHA256 = re.compile("[0-9a-f]{64}")
+_SHA1 = re.compile("[0-9a-f]{40}")  # of a commit, or of a file in git
+_SHA256 = re.compile("[0-9a-f]{64}")  # of a file in large-file storage
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 _ADVICE = {
     "hub-unreachable": f"no answer (at most {ANSWER_SECONDS:.0f} s are waited for it); check the connection, "
@@ -45,8 +49,7 @@ _ADVICE = {
     "hub-gated": "its owner grants access on request; ask for it on the repository's page, then log in",
     "hub-repository-not-found": "no such repository",
     "hub-revision-not-found": "no such revision",
-    "hub-file-not-found": "no such file; only safetensors weights are read: load the model with transformers, save it "
-    "with save_pretrained(folder), and pass that folder",
+    "hub-file-not-found": "no such file; where weights have another name, download the file and pass its path",
     "hub-server-error": "the server failed; try again later",
     "hub-bad-answer": "something answers there, but not as a Hub does: perhaps a proxy or the log-in page of a network",
     "hub-cache-damaged": "the cache cannot be read; delete the repository's folder there or pass cache_dir=",
@@ -84,27 +87,44 @@ class HubRequest:
     ----------
     repo : str
         Hub id ``owner/name``.
-    revisions : tuple of str
-        Branches, tags or commits to look in; one without ``required[0]`` is passed over for the next.
-    required, optional : tuple of str
-        File names. All come from one commit.
+    places : tuple of (str, str)
+        Branch, tag or commit, and file name; the first of these files that exists is taken.
+    others : tuple of str
+        Names of files wanted too, from the same commit; the repository may lack them.
     options : HubOptions
-        Its ``revision`` is what the user asked for, from which the caller made `revisions`.
+        Its ``revision`` is what the user asked for, from which the caller made `places`.
     """
 
     repo: str
-    revisions: tuple[str, ...]
-    required: tuple[str, ...]
-    optional: tuple[str, ...]
+    places: tuple[tuple[str, str], ...]
+    others: tuple[str, ...]
     options: HubOptions
 
 
 @dataclass(frozen=True)
 class HubFiles:
-    """Files on disk by file name, and the commit they come from."""
+    """Files of one commit.
+
+    Attributes
+    ----------
+    paths : dict of str to Path
+        By file name; the first is the one found in one of the places.
+    commit : str
+    verified : bool
+        Whether every file was compared with its hash. It is not where the ETag is none, or the cache has no links.
+    """
 
     paths: dict[str, Path]
     commit: str
+    verified: bool
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What the Hub says of a file that exists."""
+
+    commit: str
+    etag: str
 
 
 def fetch(request: HubRequest) -> HubFiles:
@@ -117,8 +137,8 @@ def fetch(request: HubRequest) -> HubFiles:
     """
     _require_client()
     if not request.options.force_download:
-        for revision in request.revisions:
-            cached = _cached_files(request, revision)
+        for revision, name in request.places:
+            cached = _cached_files(request, revision, name)
             if cached is not None:
                 return cached
     _refuse_offline(request)
@@ -136,19 +156,36 @@ def _require_client() -> None:
         ) from error
 
 
-def _cached_files(request: HubRequest, revision: str) -> HubFiles | None:
-    """Files in the cache; None if any is missing, or an optional one is not known to be absent from the commit."""
+def _cached_files(request: HubRequest, revision: str, first: str) -> HubFiles | None:
+    """Files in the cache; None if `first` is missing, or another is and is not known to be absent from the commit."""
     from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
 
     found: dict[str, Path] = {}
-    for name in (*request.required, *request.optional):
+    for name in (first, *request.others):
         with _explained(request, name, revision, otherwise="hub-cache-damaged"):
             path = try_to_load_from_cache(request.repo, name, cache_dir=request.options.cache_dir, revision=revision)
         if isinstance(path, str):
             found[name] = Path(path)
-        elif name in request.required or path is not _CACHED_NO_EXIST:
+        elif name == first or path is not _CACHED_NO_EXIST:
             return None
-    return HubFiles(found, _commit_of(found[request.required[0]]))
+    verified = [_is_as_cached(path) for path in found.values()]
+    return HubFiles(found, _commit_of(found[first]), verified=all(verified))
+
+
+def _is_as_cached(path: Path) -> bool:
+    """Compare a file of the cache with its hash: it is a link, named as in the repository, to a file named by its ETag.
+
+    False where there is no such hash. The file is kept if it differs, as someone may have edited it on purpose.
+    """
+    etag = Path(os.readlink(path)).name if path.is_symlink() else ""
+    found = _hash(path, etag)
+    if found not in (None, etag):
+        raise CheckpointError(
+            f"{path} is not what the Hub sent: its hash is {found} now; remove it or pass force_download=True to "
+            "download it again, or copy the folder and pass that if the change was meant",
+            "hub-cache-damaged",
+        )
+    return found is not None
 
 
 def _commit_of(path: Path) -> str:
@@ -161,7 +198,7 @@ def _refuse_offline(request: HubRequest) -> None:
     if request.options.local_files_only or constants.HF_HUB_OFFLINE:
         raise CheckpointError(
             f"cannot get {request.repo} from {_host()}: {_ADVICE['hub-offline']} "
-            f"(wanted: {', '.join((*request.required, *request.optional))}; "
+            f"(wanted: {_first_names(request)}{''.join(f', {name}' for name in request.others)}; "
             f"cache: {request.options.cache_dir or constants.HF_HUB_CACHE})",
             "hub-offline",
         )
@@ -173,28 +210,34 @@ def _refuse_malformed_token(token: str | bool | None) -> None:
         raise CheckpointError("the token is empty or has characters that no token has", "hub-token-malformed")
 
 
-def _first_answer(request: HubRequest) -> tuple[str, str, str]:
-    """First of the revisions that has ``required[0]``; its commit, and that file's ETag."""
-    *earlier, last = request.revisions
-    for revision in earlier:
+def _first_names(request: HubRequest) -> str:
+    return " or ".join(dict.fromkeys(name for _, name in request.places))
+
+
+def _first_answer(request: HubRequest) -> tuple[str, str, _Answer]:
+    """First of the places where there is a file: revision, file name, and what the Hub says of it."""
+    *earlier, last = request.places
+    for revision, name in earlier:
         try:
-            return revision, *_commit_and_etag(request, revision)
+            return revision, name, _ask(request, name, revision)
         except CheckpointError as error:
             if error.code not in ("hub-file-not-found", "hub-revision-not-found"):
                 raise
-    return last, *_commit_and_etag(request, last)
+    revision, name = last
+    return revision, name, _ask(request, name, revision, called=_first_names(request))
 
 
-def _commit_and_etag(request: HubRequest, revision: str) -> tuple[str, str]:
+def _ask(request: HubRequest, name: str, revision: str, called: str | None = None) -> _Answer:
+    """Metadata of the file `name`, which errors call `called`."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    name, token = request.required[0], request.options.token
-    with _explained(request, name, revision, otherwise="hub-unreachable"):
+    called, token = called or name, request.options.token
+    with _explained(request, called, revision, otherwise="hub-unreachable"):
         url = hf_hub_url(request.repo, name, revision=revision)
         metadata = _within(ANSWER_SECONDS, lambda: get_hf_file_metadata(url, timeout=ANSWER_SECONDS, token=token))
-    if not _COMMIT.fullmatch(metadata.commit_hash or "") or not metadata.etag:
-        raise _error(request, name, revision, "hub-bad-answer")
-    return str(metadata.commit_hash), metadata.etag
+    if not _SHA1.fullmatch(metadata.commit_hash or "") or not metadata.etag:
+        raise _error(request, called, revision, "hub-bad-answer")
+    return _Answer(str(metadata.commit_hash), metadata.etag)
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:
@@ -214,64 +257,70 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
     return outcome.result(timeout=seconds)
 
 
-def _download(request: HubRequest, revision: str, commit: str, etag: str) -> HubFiles:
-    """All files of the commit. `etag` is that of ``required[0]``."""
+def _download(request: HubRequest, revision: str, first: str, answer: _Answer) -> HubFiles:
+    """The file `first`, which `answer` is about, and the others of its commit."""
     # By the commit: asked for by its branch, the client puts what the branch holds a moment later under this commit.
-    paths = {name: _download_file(request, name, commit) for name in request.required}
-    for name in request.optional:
+    commit = answer.commit
+    found = {first: _download_file(request, first, answer)}
+    root = found[first][0].parents[2]
+    for name in request.others:
         try:
-            paths[name] = _download_file(request, name, commit)
+            found[name] = _download_file(request, name, _ask(request, name, commit))
         except CheckpointError as error:
             if error.code != "hub-file-not-found":
                 raise
-    first = paths[request.required[0]]
-    _verify(first, etag, request)
+            _note(root / ".no_exist" / commit / name, b"")
     if revision != commit:
-        _note_revision(first, revision, commit)
-    return HubFiles(paths, commit)
+        # Only now, when all files are there: a download that fails leaves the revision at the commit it was at.
+        _note(root / "refs" / revision, commit.encode())
+    paths = {name: path for name, (path, _) in found.items()}
+    return HubFiles(paths, commit, verified=all(verified for _, verified in found.values()))
 
 
-def _note_revision(path: Path, revision: str, commit: str) -> None:
-    """Note in the cache that `revision` is `commit`, as the client does, so that it is found without a request.
-
-    Only now, when all files are there: a download that fails leaves the revision at the commit it was at.
-    """
-    reference = path.parents[2] / "refs" / revision
+def _note(path: Path, data: bytes) -> None:
+    """Note in the cache, as the client does, what need not be asked again."""
     with suppress(OSError):  # in a cache that cannot be written the Hub is asked again next time
-        reference.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(reference, commit.encode())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, data)
 
 
-def _download_file(request: HubRequest, name: str, revision: str) -> Path:
+def _download_file(request: HubRequest, name: str, answer: _Answer) -> tuple[Path, bool]:
+    """Path of the file in the cache, and whether its hash was there to be compared."""
     from huggingface_hub import hf_hub_download
 
-    with _explained(request, name, revision, otherwise="hub-download-failed"):
-        return Path(
+    with _explained(request, name, answer.commit, otherwise="hub-download-failed"):
+        path = Path(
             hf_hub_download(
                 request.repo,
                 name,
-                revision=revision,
+                revision=answer.commit,
                 cache_dir=request.options.cache_dir,
                 token=request.options.token,
                 force_download=request.options.force_download,
             )
         )
-
-
-def _verify(path: Path, etag: str, request: HubRequest) -> None:
-    """Compare the file with its SHA-256, which is the ETag of files in large-file storage."""
-    if not _SHA256.fullmatch(etag):
-        return
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != etag:
+    found = _hash(path, answer.etag)
+    if found not in (None, answer.etag):
         for damaged in (path.resolve(), path):  # the blob, and the link to it
             damaged.unlink(missing_ok=True)
         raise CheckpointError(
-            f"{path.name} of {request.repo} came damaged from {_host()}: its SHA-256 is {found}, the Hub says {etag}; "
+            f"{name} of {request.repo} came damaged from {_host()}: its hash is {found}, the Hub says {answer.etag}; "
             "it was deleted, try again",
             "hub-hash-mismatch",
         )
+    return path, found is not None
+
+
+def _hash(path: Path, etag: str) -> str | None:
+    """Hash of a file, of the kind that `etag` is: SHA-256, or the SHA-1 that git has of it. None for any other."""
+    if _SHA256.fullmatch(etag):
+        digest = hashlib.sha256()
+    elif _SHA1.fullmatch(etag):
+        digest = hashlib.sha1(b"blob %d\0" % regular_file_size(path), usedforsecurity=False)
+    else:
+        return None
+    digest.update(read_at_once(path))
+    return digest.hexdigest()
 
 
 @contextmanager

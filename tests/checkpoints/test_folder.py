@@ -1,51 +1,81 @@
 import pytest
 
-from npmobilevit.checkpoints.folder import folder_files
+from npmobilevit.checkpoints.folder import LocalFiles, local_files, settings_file
 from npmobilevit.errors import CheckpointError
 
-REQUIRED = ("model.safetensors", "config.json")
 
-
-def refusal(folder):
+def refusal(path):
     with pytest.raises(CheckpointError) as caught:
-        folder_files(folder, REQUIRED)
-    assert str(folder) in str(caught.value)
+        local_files(path)
+    assert str(path) in str(caught.value)
     return caught.value
 
 
-def test_an_optional_file_may_be_absent(tmp_path):
-    for name in REQUIRED:
-        (tmp_path / name).touch()
-    paths = {name: tmp_path / name for name in REQUIRED}
-    assert folder_files(tmp_path, REQUIRED, ("extra",)) == paths
-    (tmp_path / "extra").touch()
-    assert folder_files(tmp_path, REQUIRED, ("extra",)) == {**paths, "extra": tmp_path / "extra"}
+def make(folder, *names):
+    for name in names:
+        (folder / name).touch()
+    return folder
 
 
-def test_a_missing_folder_says_what_was_looked_for(tmp_path):
-    error = refusal(tmp_path / "gone")
-    assert error.code == "checkpoint-not-found"
-    assert all(name in str(error) for name in REQUIRED)
+def test_the_settings_may_be_absent(tmp_path):
+    weights = make(tmp_path, "model.safetensors") / "model.safetensors"
+    assert local_files(tmp_path) == LocalFiles(weights, None, None)
+    config = make(tmp_path, "config.json") / "config.json"
+    assert local_files(tmp_path) == LocalFiles(weights, config, None)
+    processor = make(tmp_path, "preprocessor_config.json") / "preprocessor_config.json"
+    assert local_files(tmp_path) == LocalFiles(weights, config, processor)
 
 
-def test_a_file_in_place_of_its_folder(tmp_path):
-    (tmp_path / "model.safetensors").touch()
-    assert refusal(tmp_path / "model.safetensors").code == "checkpoint-not-a-folder"
+def test_safetensors_come_before_torch_and_names_of_hugging_face_before_others(tmp_path):
+    for name in ("mobilevit_s.pt", "pytorch_model.bin", "model.safetensors"):
+        make(tmp_path, name)
+        assert local_files(tmp_path).weights == tmp_path / name
 
 
-def test_all_missing_files_are_named_at_once(tmp_path):
-    error = refusal(tmp_path)
+def test_several_files_of_torch_are_not_chosen_from(tmp_path):
+    error = refusal(make(tmp_path, "b.pt", "a.pt"))
+    assert error.code == "checkpoint-ambiguous"
+    assert "'a.pt', 'b.pt'; name the one you mean" in str(error)
+
+
+@pytest.mark.parametrize("name", ["mobilevit_s.pt", "pytorch_model.bin", "other.safetensors"])
+def test_a_file_of_weights_brings_the_settings_next_to_it(tmp_path, name):
+    make(tmp_path, name, "config.json", "preprocessor_config.json", "model.safetensors")
+    expected = LocalFiles(tmp_path / name, tmp_path / "config.json", tmp_path / "preprocessor_config.json")
+    assert local_files(tmp_path / name) == expected
+
+
+def test_a_missing_path_is_told_from_a_folder_without_weights(tmp_path):
+    assert refusal(tmp_path / "gone").code == "checkpoint-not-found"
+    assert refusal(tmp_path / "gone.pt").code == "checkpoint-not-found"
+    error = refusal(make(tmp_path, "config.json"))
     assert error.code == "checkpoint-file-missing"
-    assert all(name in str(error) for name in REQUIRED)
-    assert "transformers" not in str(error)
+    assert all(name in str(error) for name in ("model.safetensors", "pytorch_model.bin", ".pt"))
+    assert str(error).endswith(".pt file")
 
 
-@pytest.mark.parametrize("other", ["pytorch_model.bin", "tf_model.h5"])
-def test_weights_of_another_format_come_with_the_way_to_convert_them(tmp_path, other):
-    (tmp_path / "config.json").touch()
-    (tmp_path / other).touch()
-    error = refusal(tmp_path)
+@pytest.mark.parametrize("name", ["config.json", "weights.h5", "weights", "weights.pt.txt"])
+def test_a_file_that_holds_no_weights_by_its_name(tmp_path, name):
+    assert refusal(make(tmp_path, name) / name).code == "checkpoint-not-a-folder"
+
+
+@pytest.mark.parametrize(
+    ("other", "advice"),
+    [
+        ("tf_model.h5", "convert_tf.py"),
+        ("model.safetensors.index.json", "in one"),
+        ("pytorch_model.bin.index.json", "in one"),
+    ],
+)
+def test_weights_that_are_not_read_come_with_advice(tmp_path, other, advice):
+    error = refusal(make(tmp_path, other))
     assert error.code == "checkpoint-file-missing"
-    assert other in str(error)
-    assert "save_pretrained" in str(error)
-    assert "config.json" not in str(error)
+    assert f"{other} is there" in str(error)
+    assert advice in str(error)
+
+
+def test_settings_of_a_path_that_is_no_checkpoint(tmp_path):
+    make(tmp_path, "config.json", "notes.txt")
+    assert settings_file(tmp_path, "config.json") == tmp_path / "config.json"
+    for path in (tmp_path / "gone", tmp_path / "gone.pt", tmp_path / "notes.txt"):
+        assert settings_file(path, "config.json") is None
