@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,7 +47,10 @@ def load_model(model: str | None, task: Task = "classification") -> Pipeline:
 
 def run_info(options: argparse.Namespace) -> int:
     """Describe the model."""
+    from npmobilevit.checkpoints import read_checkpoint
+
     pipeline = load_model(options.model)
+    contents = read_checkpoint(pipeline.name)
     parts: dict[str, int] = {}
     for name, parameter in pipeline.network.parameters().items():
         part = _part(name)
@@ -53,11 +58,14 @@ def run_info(options: argparse.Namespace) -> int:
     config, processor = pipeline.config, pipeline.processor
     facts: dict[str, Any] = {
         "architecture": type(pipeline.network).__name__,
+        "family": contents.family,
         "labels": config.num_labels,
         "input": dict(processor.crop_size) if processor.do_center_crop else dict(processor.size),
         "output_stride": config.output_stride,
         "hidden_sizes": list(config.hidden_sizes),
         "neck_hidden_sizes": list(config.neck_hidden_sizes),
+        "dtype": ", ".join(contents.dtypes),
+        "sha256": _sha256(contents.weights_path),
         "parameters": sum(parts.values()),
     }
     if options.json:
@@ -70,6 +78,11 @@ def run_info(options: argparse.Namespace) -> int:
     for part, count in parts.items():
         print(f"  {part:26} {count:>9,}")
     return EXIT_GOOD
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _part(name: str) -> str:

@@ -11,8 +11,9 @@ from npmobilevit.cli import reports
 from npmobilevit.cli.batch import run_predict, run_segment
 from npmobilevit.cli.ending import usage
 from npmobilevit.cli.model import run_info, run_taps
+from npmobilevit.cli.store import run_convert, run_download, run_models
 
-COMMANDS = ("predict", "segment", "info", "taps")
+COMMANDS = ("predict", "segment", "models", "download", "convert", "info", "taps")
 
 INPUTS = """\
 INPUT is a picture (JPEG, PNG, WebP, BMP, GIF, TIFF), a folder of pictures,
@@ -66,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"npmobilevit {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
 
-    def add(
+    def add_plain(
         name: str, run: Callable[[argparse.Namespace], int], text: str, epilog: str = ""
     ) -> argparse.ArgumentParser:
         command = commands.add_parser(
@@ -77,18 +78,28 @@ def build_parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        command.set_defaults(run=run)
+        return command
+
+    def add(
+        name: str, run: Callable[[argparse.Namespace], int], text: str, epilog: str = ""
+    ) -> argparse.ArgumentParser:
+        command = add_plain(name, run, text, epilog)
         command.add_argument(
             "--model",
-            help="shipped name, alias, Hub id or folder (default: $NPMOBILEVIT_MODEL, else Apple's xx-small from the "
-            "cache or the Hub, else the one that is shipped)",
+            help="shipped name, alias, Hub id, folder or file of weights (default: $NPMOBILEVIT_MODEL, else Apple's "
+            "xx-small from the cache or the Hub, else the one that is shipped; see npmobilevit models)",
         )
-        command.set_defaults(run=run)
         return command
 
     _add_predict(add("predict", run_predict, "name what pictures show", PREDICT))
     text = "tell which class every pixel of pictures belongs to"
     _add_segment(add("segment", run_segment, text, SEGMENT))
-    _add_json(add("info", run_info, "describe a model: task, labels, parameters"))
+    _add_json(add_plain("models", run_models, "list the checkpoints that are known by name, and where they are"))
+    _add_download(add_plain("download", run_download, "bring a checkpoint into the cache, to be used offline"))
+    text = "write a checkpoint of transformers, timm or ml-cvnets as a Hugging Face folder with safetensors"
+    _add_convert(add_plain("convert", run_convert, text))
+    _add_json(add("info", run_info, "describe a model: task, family, labels, parameters, hash"))
     command = add("taps", run_taps, "list the names and shapes of all values that the network can report")
     _add_json(command)
     command.add_argument(
@@ -99,6 +110,24 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def _add_download(command: argparse.ArgumentParser) -> None:
+    _add_json(command)
+    command.add_argument("name", metavar="NAME", help="alias or Hub id")
+    command.add_argument("--revision", help="branch, tag or commit (default: main)")
+    command.add_argument("--cache-dir", type=_path, metavar="FOLDER", help="cache to use (default: that of the Hub)")
+    command.add_argument("--force", action="store_true", help="download even what is cached")
+
+
+def _add_convert(command: argparse.ArgumentParser) -> None:
+    _add_json(command)
+    command.add_argument("source", metavar="SRC", type=_path, help="name, folder, or a .safetensors, .bin or .pt file")
+    command.add_argument("folder", metavar="DST", type=_path, help="folder to write; it is made if need be")
+    command.add_argument(
+        "--dtype", choices=("float32", "float16", "bfloat16"), help="of the weights (default: as stored)"
+    )
+    command.add_argument("--force", action="store_true", help="replace a checkpoint that is in DST already")
 
 
 def _add_predict(command: argparse.ArgumentParser) -> None:
