@@ -255,6 +255,7 @@ def test_null_labels_of_a_file_mean_not_set():
 # keeping what was given
 
 
+@pytest.mark.case("94", "unknown keys, among them auto_map", "kept and without effect: no code is looked up or run")
 def test_unknown_keys_are_kept_and_have_no_effect():
     unknown = {"transformers_version": "5.23.0", "architectures": ["X"], "torch_dtype": None, "nested": {"a": [1, {}]}}
     config = MobileViTConfig.from_dict({"hidden_act": "relu", "model_type": "mobilevit", **unknown})

@@ -170,7 +170,7 @@ def main() -> None:
     if arguments.torch:
         from npmobilevit.checkpoints import find_checkpoint
 
-        torch_model = load_torch_model(find_checkpoint(model).config_path.parent)
+        torch_model = load_torch_model(find_checkpoint(model).weights_path.parent)
     if arguments.streets:
         report = evaluate_streets(pipeline, arguments.streets, torch_model)
     else:

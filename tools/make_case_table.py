@@ -20,10 +20,13 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "reference" / "hostile_input.md"
 
-# First number of each part of the table, and the part's title. The numbers left out belong to parts to come.
+# The numbers of each part of the table, and the part's title.
 PARTS = {
     range(1, 41): "Picture files",
     range(41, 57): "Arrays and other inputs",
+    range(57, 87): "Weights",
+    range(87, 95): "Configs",
+    range(95, 114): "The Hub",
     range(114, 126): "The command line",
 }
 

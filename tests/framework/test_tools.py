@@ -152,7 +152,7 @@ def test_the_split_of_camvid_has_void_as_ignored(streets):
 
 
 def test_a_segmenter_is_trained_resumed_and_loaded(streets, tmp_path, monkeypatch, capsys):
-    shipped = find_checkpoint("cifar10-xx-small").config_path.parent
+    shipped = find_checkpoint("cifar10-xx-small").weights_path.parent
     arguments = ("--data", streets, "--backbone", shipped, "--state", tmp_path / "state.pt", "--out", tmp_path / "out")
     monkeypatch.setattr(train_segmenter, "CROP", 64)
     run(monkeypatch, train_segmenter, *arguments, "--epochs", 1)
