@@ -161,8 +161,8 @@ def hub_revisions(repo: str, revision: str | None) -> tuple[str, ...]:
         ``checkpoint-revision-invalid``.
     """
     if revision is not None:
-        if not _REVISION.fullmatch(revision):
-            raise CheckpointError(f"{revision[:200]!r} is no branch, tag or commit", "checkpoint-revision-invalid")
+        if not isinstance(revision, str) or not _REVISION.fullmatch(revision):
+            raise CheckpointError(f"{str(revision)[:200]!r} is no branch, tag or commit", "checkpoint-revision-invalid")
         return (revision,)
     return (_MAIN, _APPLE_SAFETENSORS) if repo in _APPLES else (_MAIN,)
 

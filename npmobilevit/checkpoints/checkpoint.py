@@ -279,7 +279,7 @@ def local_path(name: str | os.PathLike[str]) -> Path | None:
 
 
 def _names_a_path(name: str | os.PathLike[str]) -> bool:
-    if isinstance(name, os.PathLike):
+    if isinstance(name, os.PathLike) and isinstance(os.fspath(name), str):
         return True
     if not isinstance(name, str):
         raise CheckpointError(f"a name or path is needed, not {type(name).__name__}", "checkpoint-name-invalid")
@@ -287,7 +287,7 @@ def _names_a_path(name: str | os.PathLike[str]) -> bool:
         return False
     if name.startswith((".", "~")) or os.path.isabs(name):
         return True
-    return os.path.isdir(name) or (name.endswith(SUFFIXES) and os.path.isfile(name))
+    return os.path.isdir(name) or (name.endswith(SUFFIXES) and (os.path.isfile(name) or "/" not in name))
 
 
 def _expanded(name: str | os.PathLike[str]) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -42,7 +43,7 @@ def convert(
     source : str or path
         As in `find_checkpoint`.
     folder : str or path
-        It is made if need be; files of the same names are replaced.
+        It is made if need be; a checkpoint that it holds is replaced, once the new one is whole.
     dtype : {"float32", "float16", "bfloat16"}, optional
         Of the weights, rounded to the nearest, halves to even. By default as stored, or float32 where they are stored
         in several dtypes or another one.
@@ -68,22 +69,46 @@ def convert(
     chosen = dtype or _stored_dtype(contents)
     weights = _complete(contents)
     converted = {name: _rounded(values, chosen, name) for name, values in weights.items()}
-    write_json_object(target / CONFIG, _config_settings(contents, chosen))
-    if contents.processor is not None:
-        write_json_object(target / PROCESSOR, {**_PROCESSOR_DEFAULTS, **contents.processor})
-    if chosen == "bfloat16":
-        _write_bfloat16(target / WEIGHTS, converted)
-    else:
-        write_safetensors(target / WEIGHTS, converted)
+    partial = target / f".{os.getpid()}.partial"  # all the files are whole before the first is put in place
+    try:
+        write_json_object(partial / CONFIG, _config_settings(contents, chosen))
+        if contents.processor is not None:
+            write_json_object(partial / PROCESSOR, {**_PROCESSOR_DEFAULTS, **contents.processor})
+        if chosen == "bfloat16":
+            _write_bfloat16(partial / WEIGHTS, converted)
+        else:
+            write_safetensors(partial / WEIGHTS, converted)
+        _put_in_place(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return contents
 
 
+def _put_in_place(partial: Path, target: Path) -> None:
+    """Move the files of a checkpoint; settings of another one that was in the target do not outlive it."""
+    names = (WEIGHTS, CONFIG, PROCESSOR)
+    folders = [name for name in names if (target / name).is_dir()]
+    if folders:
+        raise CheckpointError(f"{target / folders[0]} is a folder; remove it", "checkpoint-unwritable")
+    try:
+        for name in names:
+            if (partial / name).exists():
+                os.replace(partial / name, target / name)
+            else:
+                (target / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{target} cannot be written: {error}", "checkpoint-unwritable") from error
+
+
 def _target(folder: str | os.PathLike[str], contents: CheckpointContents) -> Path:
+    source = contents.weights_path.parent
     try:
         target = Path(folder).expanduser()
-    except RuntimeError as error:  # no such user
-        raise CheckpointError(f"{folder}: {error}", "checkpoint-unwritable") from error
-    if os.path.realpath(target) == os.path.realpath(contents.weights_path.parent):
+        is_source = os.path.realpath(target) == os.path.realpath(source)
+        is_source = is_source or (target.exists() and os.path.samefile(target, source))
+    except (RuntimeError, TypeError, ValueError, OSError) as error:  # no such user, no path, no name of a file
+        raise CheckpointError(f"{folder!r} cannot be written: {error}", "checkpoint-unwritable") from error
+    if is_source:
         raise CheckpointError(
             f"{target} is where {contents.name} lies; name another folder", "checkpoint-overwrites-source"
         )
@@ -112,6 +137,9 @@ def _complete(contents: CheckpointContents) -> dict[str, NDArray[Any]]:
             f"unexpected or of another shape: {shown(differing)}",
             "weights-names",
         )
+    wrong = [name for name in shapes if found[name].dtype.kind != ("i" if name.endswith("_tracked") else "f")]
+    if wrong:
+        raise WeightsError(f"{contents.weights_path}: {shown(wrong)} must hold floats", "weights-dtype")
     return {name: found[name] for name in shapes}
 
 
@@ -136,7 +164,11 @@ def _rounded(values: NDArray[Any], dtype: str, name: str) -> NDArray[Any]:
 
 def _bfloat16(values: NDArray[Any]) -> NDArray[np.uint16]:
     """The upper half of each float32, rounded to nearest, halves to even."""
-    bits = values.astype(np.float32).view(np.uint32)
+    single = values.astype(np.float32)
+    bits = single.view(np.uint32)
+    # a float64 that float32 rounds to a half lies above or below that half
+    beyond = np.sign(np.abs(values) - np.abs(single.astype(values.dtype))).astype(np.int64)
+    bits = np.where(bits & 0xFFFF == 0x8000, bits + beyond, bits).astype(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 

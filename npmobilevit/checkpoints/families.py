@@ -515,6 +515,9 @@ def timm_processor_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return _settings(math.floor(size[1] / part), size[1], _TIMM_FILTERS[found["interpolation"]], flip=False)
 
 
+_NUMBER = re.compile("0|[1-9][0-9]{0,5}")
+
+
 def timm_labels(settings: Mapping[str, Any]) -> dict[int, str] | None:
     """Names of the classes in timm's config.json.
 
@@ -542,7 +545,7 @@ def timm_labels(settings: Mapping[str, Any]) -> dict[int, str] | None:
     if not isinstance(texts, Mapping):
         _refuse("label_descriptions", texts, "an object")
     numbered = names if isinstance(names, Mapping) else dict(enumerate(_sequence("label_names", names)))
-    if not all(isinstance(name, str) and str(key).isdecimal() for key, name in numbered.items()):
+    if not all(isinstance(name, str) and _NUMBER.fullmatch(str(key)) for key, name in numbered.items()):
         _refuse("label_names", names, "a list of names, or an object of names under their numbers")
     return {int(key): str(texts.get(name, name)) for key, name in numbered.items()}
 

@@ -53,7 +53,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     """
     try:
         files.write_atomically(path.expanduser(), data)
-    except (OSError, RuntimeError) as error:  # RuntimeError: ~ of a user that does not exist
+    except (OSError, RuntimeError, ValueError) as error:  # ~ of a user that does not exist; no name of a file
         raise CheckpointError(f"{path} cannot be written: {error}", "checkpoint-unwritable") from error
 
 

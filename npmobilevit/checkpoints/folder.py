@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from npmobilevit.checkpoints.files import shown
 from npmobilevit.errors import CheckpointError
@@ -45,24 +48,38 @@ def local_files(path: Path) -> LocalFiles:
     CheckpointError
         ``checkpoint-not-found``, ``checkpoint-not-a-folder``, ``checkpoint-file-missing`` or ``checkpoint-ambiguous``.
     """
-    weights = _weights_in(path) if path.is_dir() else _checked_weights(path)
+    weights = _weights_in(path) if _kind(path) == "folder" else _checked_weights(path)
     return LocalFiles(weights, config=settings_file(path, CONFIG), processor=settings_file(path, PROCESSOR))
 
 
 def settings_file(path: Path, name: str) -> Path | None:
     """The file `name` of the checkpoint at `path`, see `local_files`; None if it is not there."""
-    if path.is_dir():
+    kind = _kind(path)
+    if kind == "folder":
         found = path / name
-    elif path.suffix in SUFFIXES and path.exists():
+    elif kind == "file" and path.suffix in SUFFIXES:
         found = path.parent / name
     else:
         return None
-    return found if found.exists() else None
+    return found if _kind(found) else None
+
+
+def _kind(path: Path) -> Literal["folder", "file"] | None:
+    """What there is at `path`; None for nothing."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a name that no file can have
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}", "checkpoint-unreadable") from error
+    return "folder" if stat.S_ISDIR(mode) else "file"
 
 
 def _weights_in(folder: Path) -> Path:
     for name in (WEIGHTS, TORCH_WEIGHTS):
-        if (folder / name).exists():
+        if _kind(folder / name):
             return folder / name
     found = sorted(folder.glob("*.pt"))
     if len(found) > 1:
@@ -79,7 +96,7 @@ def _weights_in(folder: Path) -> Path:
 
 
 def _checked_weights(path: Path) -> Path:
-    if not path.exists():
+    if _kind(path) is None:
         raise CheckpointError(f"there is no file or folder {path}", "checkpoint-not-found")
     if path.suffix not in SUFFIXES:
         raise CheckpointError(
@@ -90,4 +107,4 @@ def _checked_weights(path: Path) -> Path:
 
 
 def _advice(folder: Path) -> str:
-    return "".join(f"; {name} is there: {advice}" for name, advice in _ADVICE.items() if (folder / name).exists())
+    return "".join(f"; {name} is there: {advice}" for name, advice in _ADVICE.items() if _kind(folder / name))

@@ -227,6 +227,9 @@ class _Tensor:
     strides: tuple[int, ...]
 
 
+_MAX_ARGUMENTS = 7
+
+
 def _empty_dict(arguments: tuple[Any, ...]) -> dict[Any, Any]:
     if arguments:
         raise ValueError("torch.save fills an OrderedDict afterwards")
@@ -234,6 +237,8 @@ def _empty_dict(arguments: tuple[Any, ...]) -> dict[Any, Any]:
 
 
 def _tensor(arguments: tuple[Any, ...]) -> _Tensor:
+    if len(arguments) > _MAX_ARGUMENTS:  # before they are taken apart, which would copy them
+        raise ValueError("more arguments than a tensor has")
     storage, offset, shape, strides, *_ = arguments  # and requires_grad, hooks, metadata
     if not (isinstance(storage, _Storage) and all(map(_are_counts, ((offset,), shape, strides)))):
         raise ValueError("not a storage, an offset, a shape and strides")
@@ -359,11 +364,10 @@ def _number(file: io.BytesIO, layout: str) -> Any:
     return struct.unpack(layout, _exactly(file, struct.calcsize(layout)))[0]
 
 
-def _long(data: bytes) -> int:
+def _long(data: bytes) -> int | None:
+    """The number; None where it is larger than any size, such as the seed of a random number generator."""
     value = int.from_bytes(data, "little", signed=True)
-    if value.bit_length() > _INTEGER_BITS:
-        raise ValueError("not a number that PyTorch can hold")
-    return value
+    return value if value.bit_length() <= _INTEGER_BITS else None
 
 
 def _line(file: io.BytesIO) -> str:
@@ -422,12 +426,15 @@ class _Machine:
         self.memo[index] = self.stack[-1]
 
     def add(self, pairs: list[Any]) -> None:
-        """Add the pairs of the flat list ``key, value, key, value`` to the dict on the stack."""
+        """Add the pairs of the flat list ``key, value, key, value`` to the dict on the stack.
+
+        A state dict has names, and an optimizer numbers; what has other keys is none of the weights.
+        """
         target = self.stack[-1]
-        keys = pairs[::2]
-        if type(target) is not dict or not all(type(key) in (str, int) for key in keys):
-            raise ValueError("not a dict with text and whole numbers as keys")
-        target.update(zip(keys, pairs[1::2], strict=True))
+        if type(target) is not dict:
+            raise ValueError("not a dict")
+        found = zip(pairs[::2], pairs[1::2], strict=True)
+        target.update((key, value) for key, value in found if type(key) in (str, int))
 
     def extend(self, values: list[Any]) -> None:
         target = self.stack[-1]

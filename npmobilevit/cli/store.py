@@ -77,11 +77,12 @@ def run_convert(options: argparse.Namespace) -> int:
     """Write a checkpoint of any family as a Hugging Face folder."""
     from npmobilevit.checkpoints import CONFIG, PROCESSOR, WEIGHTS, convert
 
-    there = [name for name in (CONFIG, PROCESSOR, WEIGHTS) if os.path.lexists(os.path.join(options.folder, name))]
+    folder = os.path.expanduser(options.folder)
+    there = [name for name in (CONFIG, PROCESSOR, WEIGHTS) if os.path.lexists(os.path.join(folder, name))]
     if there and not options.force:
-        raise usage("output-exists", f"{options.folder!r} holds {there[0]} already; replace it with --force")
+        raise usage("output-exists", f"{folder!r} holds {there[0]} already; replace it with --force")
     try:
-        contents = convert(options.source, options.folder, dtype=options.dtype)
+        contents = convert(options.source, folder, dtype=options.dtype)
     except CheckpointError as error:
         if error.code == "checkpoint-overwrites-source":
             raise usage(error.code, str(error)) from error
@@ -93,12 +94,12 @@ def run_convert(options: argparse.Namespace) -> int:
         "family": contents.family,
         "architecture": contents.class_name,
         "labels": contents.config.num_labels,
-        "folder": options.folder,
+        "folder": folder,
     }
     if options.json:
         _print_facts("convert", facts)
     else:
-        print(f"{printable(contents.name)} ({contents.family}, {contents.class_name}) -> {printable(options.folder)}")
+        print(f"{printable(contents.name)} ({contents.family}, {contents.class_name}) -> {printable(folder)}")
     return EXIT_GOOD
 
 

@@ -465,3 +465,21 @@ def test_importing_loads_neither_safetensors_nor_the_hub():
     code = "import sys, npmobilevit.checkpoints; print({'safetensors', 'huggingface_hub'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
+
+
+def test_paths_of_bytes_and_numbers_as_revisions_are_errors_of_ours():
+    class Bytes:
+        def __fspath__(self):
+            return b"folder"
+
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(Bytes())
+    assert caught.value.code == "checkpoint-name-invalid"
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint("apple/mobilevit-small", revision=1)
+    assert caught.value.code == "checkpoint-revision-invalid"
+
+
+def test_a_file_of_weights_that_is_not_there_is_missed_as_a_file():
+    with pytest.raises(CheckpointError, match=r"no file or folder nothere\.pt"):
+        read_checkpoint("nothere.pt")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from test_families import foreign
 
 import npmobilevit as nm
+from npmobilevit import files
 from npmobilevit.checkpoints import convert, read_checkpoint, read_safetensors, write_safetensors
 from npmobilevit.checkpoints.convert import _bfloat16
 from npmobilevit.errors import CheckpointError, ConfigError, WeightsError
@@ -212,3 +213,72 @@ def test_a_target_that_cannot_be_written(timm_file, tmp_path):
         with pytest.raises(CheckpointError) as caught:
             convert(timm_file, target)
         assert caught.value.code == "checkpoint-unwritable"
+
+
+def contents_of(folder):
+    return {name: (folder / name).read_bytes() for name in sorted(os.listdir(folder))}
+
+
+@pytest.mark.parametrize("written_before", [0, 1, 2])
+def test_a_write_that_fails_leaves_the_checkpoint_that_was_there(
+    tmp_path, classifier_folder, monkeypatch, written_before
+):
+    convert("cifar10-xx-small", tmp_path / "out")
+    before = contents_of(tmp_path / "out")
+    written, write = [], files.write_atomically
+
+    def fail(path, data):
+        if len(written) == written_before:
+            raise OSError(28, "No space left on device")
+        written.append(path)
+        write(path, data)
+
+    monkeypatch.setattr(files, "write_atomically", fail)
+    with pytest.raises(CheckpointError, match="No space left") as caught:
+        convert(classifier_folder, tmp_path / "out")
+    assert caught.value.code == "checkpoint-unwritable"
+    assert contents_of(tmp_path / "out") == before
+
+
+def test_a_folder_in_the_place_of_a_file_changes_nothing(tmp_path):
+    (tmp_path / "out" / "model.safetensors").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="is a folder"):
+        convert("cifar10-xx-small", tmp_path / "out")
+    assert os.listdir(tmp_path / "out") == ["model.safetensors"]
+
+
+def test_settings_of_another_checkpoint_do_not_outlive_it(tmp_path, classifier_folder):
+    """The old processor would prepare the new model's pictures, wrongly and without a word."""
+    convert("cifar10-xx-small", tmp_path / "out")
+    (tmp_path / "source").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "source" / name).write_bytes((classifier_folder / name).read_bytes())
+    convert(tmp_path / "source", tmp_path / "out")
+    assert sorted(os.listdir(tmp_path / "out")) == ["config.json", "model.safetensors"]
+    with pytest.raises(CheckpointError) as caught:
+        nm.load(tmp_path / "out")
+    assert caught.value.code == "checkpoint-no-processor"
+
+
+@pytest.mark.parametrize("folder", ["b\0", "b\ud800", b"bytes", None, 5])
+def test_what_names_no_folder_is_an_error_of_ours(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        convert("cifar10-xx-small", folder)
+    assert caught.value.code == "checkpoint-unwritable"
+
+
+def test_integers_are_no_weights(tmp_path, classifier_folder):
+    tensors = read_safetensors(classifier_folder / "model.safetensors")
+    name = "classifier.bias"
+    write_safetensors(tmp_path / "in" / "model.safetensors", tensors | {name: tensors[name].astype(np.int64)})
+    (tmp_path / "in" / "config.json").write_bytes((classifier_folder / "config.json").read_bytes())
+    with pytest.raises(WeightsError, match=r"classifier\.bias") as caught:
+        convert(tmp_path / "in", tmp_path / "out")
+    assert caught.value.code == "weights-dtype"
+
+
+def test_float64_becomes_bfloat16_in_one_rounding():
+    """By way of float32 the first would become a half, and go down to the even neighbour."""
+    values = np.array([1 + 2**-8 + 2**-30, 1 + 2**-8 - 2**-30, 1 + 2**-8, -1 - 2**-8 - 2**-30, 1 + 3 * 2**-8 - 2**-30])
+    assert [hex(bits) for bits in _bfloat16(values)] == ["0x3f81", "0x3f80", "0x3f80", "0xbf81", "0x3f81"]

@@ -764,3 +764,9 @@ def test_names_of_classes_follow_from_the_config_of_timm(entries, expected):
 )
 def test_names_of_another_form_are_refused(entries):
     assert "label_" in refused(lambda: timm_labels(entries), "config-value")
+
+
+@pytest.mark.parametrize("key", ["9" * 5000, "01", "-1", "1.0", "\u0661", ""])
+def test_numbers_of_labels_are_plain_numbers(key):
+    with pytest.raises(ConfigError, match="label_names"):
+        timm_labels({"architecture": "mobilevit_s", "label_names": {"1": "a", key: "b"}})

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from npmobilevit.checkpoints.folder import LocalFiles, local_files, settings_file
@@ -79,3 +81,21 @@ def test_settings_of_a_path_that_is_no_checkpoint(tmp_path):
     assert settings_file(tmp_path, "config.json") == tmp_path / "config.json"
     for path in (tmp_path / "gone", tmp_path / "gone.pt", tmp_path / "notes.txt"):
         assert settings_file(path, "config.json") is None
+
+
+@pytest.mark.parametrize("name", ["./" + "a" * 300, "a\0b.pt", "./a\0b"])
+def test_names_that_no_file_can_have_are_errors_of_ours(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        local_files(Path(name))
+    assert caught.value.code in ("checkpoint-not-found", "checkpoint-unreadable")
+
+
+def test_a_folder_that_may_not_be_searched_is_an_error_of_ours(tmp_path, monkeypatch):
+    def refuse(self, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(CheckpointError, match="Permission denied") as caught:
+        local_files(tmp_path)
+    assert caught.value.code == "checkpoint-unreadable"

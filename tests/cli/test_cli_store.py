@@ -88,7 +88,7 @@ def test_convert_writes_a_folder_that_gives_the_same_answers(capsys, tmp_path, d
     assert all(abs(p.score - scores[p.label]) < (0.05 if dtype == "bfloat16" else 1e-6) for p in ours)
 
 
-def test_convert_replaces_nothing_unasked_and_never_its_source(capsys, tmp_path, classifier_folder):
+def test_convert_replaces_nothing_unasked_and_never_its_source(capsys, tmp_path, classifier_folder, monkeypatch):
     target = tmp_path / "out"
     arguments = ["convert", str(classifier_folder), str(target)]
     assert run(capsys, *arguments)[0] == 0
@@ -96,6 +96,8 @@ def test_convert_replaces_nothing_unasked_and_never_its_source(capsys, tmp_path,
     assert code == 2
     assert "--force" in err
     assert run(capsys, *arguments, "--force")[0] == 0
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run(capsys, "convert", str(classifier_folder), "~/out")[0] == 2  # quoted, or where no shell expands it
     before = (classifier_folder / "model.safetensors").read_bytes()
     assert run(capsys, "convert", str(classifier_folder), str(classifier_folder), "--force")[0] == 2
     assert (classifier_folder / "model.safetensors").read_bytes() == before
