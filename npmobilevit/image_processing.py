@@ -429,7 +429,7 @@ class MobileViTImageProcessor:
         if not self.do_center_crop:
             return Geometry(resized, (0, 0), resized)
         crop = self.crop_size["height"], self.crop_size["width"]
-        return Geometry(resized, ((resized[0] - crop[0]) // 2, (resized[1] - crop[1]) // 2), crop)
+        return Geometry(resized, (_crop_origin(resized[0], crop[0]), _crop_origin(resized[1], crop[1])), crop)
 
     def _pixel_values(self, image: Pixels, max_pixels: int) -> Pixels:
         image = self._resized_and_cropped(image, self.resample, max_pixels)
@@ -558,9 +558,14 @@ def center_crop(image: Pixels, height: int, width: int) -> Pixels:
     return cropped
 
 
+def _crop_origin(length: int, target: int) -> int:
+    """Where along one axis the crop begins; negative if it is larger than the picture."""
+    return (length - target) // 2
+
+
 def _crop_spans(length: int, target: int) -> tuple[slice, slice]:
     """Along one axis: the span that is kept, and where it comes to lie in the result."""
-    offset = (length - target) // 2
+    offset = _crop_origin(length, target)
     if offset >= 0:
         return slice(offset, offset + target), slice(0, target)
     return slice(0, length), slice(-offset, -offset + length)

@@ -33,6 +33,7 @@ import tf_keras
 import torch
 import transformers
 from numpy.typing import NDArray
+from scaled_weights import scale_weights
 
 import npmobilevit as nm
 from npmobilevit.checkpoints import WEIGHTS, read_safetensors
@@ -75,17 +76,7 @@ def random_model(case: Case) -> torch.nn.Module:
     """A network of transformers with well-scaled weights: the logits of fresh ones are near 1e-40."""
     kind = getattr(transformers, f"MobileViTFor{case.head}")
     model = kind(transformers.MobileViTConfig(**case.config)).eval()
-    generator = torch.Generator().manual_seed(0)
-    for name, values in model.state_dict().items():
-        r = torch.randn(values.shape, generator=generator)
-        if values.ndim > 1:
-            values.copy_(r * (1.6 / values[0].numel()) ** 0.5)
-        elif name.endswith("running_var"):
-            values.copy_(torch.exp(0.3 * r))
-        elif name.endswith("weight"):
-            values.copy_(1 + 0.2 * r)
-        elif values.ndim == 1:
-            values.copy_(0.1 * r)
+    scale_weights(model)
     return model
 
 

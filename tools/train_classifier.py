@@ -30,6 +30,7 @@ from cifar10 import LABELS, read_split
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+from training import forget_statistics, update_average
 from transformers import MobileViTConfig, MobileViTForImageClassification, MobileViTImageProcessorPil
 
 INPUT_SIZE = 64
@@ -146,17 +147,6 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
     return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, step: int) -> None:
-    """Move the averaged state towards the model's; the first steps forget faster."""
-    keep = min(EMA_DECAY, (1 + step) / (10 + step))
-    for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - keep)
-        else:
-            mean.copy_(value)
-
-
 def entry_at(table: Sequence[Phase] | Sequence[Cycle], epoch: int) -> tuple[Any, int]:
     """The entry of PHASES or CYCLES that `epoch` belongs to, and its first epoch."""
     begin = 0
@@ -180,11 +170,7 @@ def one_cycle(
 @torch.no_grad()
 def estimate_statistics(model: nn.Module, pictures: Tensor, batches: int = 100, batch_size: int = 128) -> None:
     """Replace the BatchNorm statistics, gathered on augmented pictures, by those of training pictures as they are."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
-            module.momentum = None  # the plain mean over the batches
-    model.train()
+    forget_statistics(model)
     order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))
     for chosen in order[: batches * batch_size].split(batch_size):
         x = pictures[chosen].permute(0, 3, 1, 2).float() / 255
@@ -243,7 +229,7 @@ def train(arguments: argparse.Namespace) -> None:
             nn.utils.clip_grad_norm_(model.parameters(), 2.0)
             optimizer.step()
             schedule.step()
-            update_average(average, model, epoch * steps_per_epoch + step)
+            update_average(average, model, epoch * steps_per_epoch + step, EMA_DECAY)
             losses += loss.item()
         seconds = time.monotonic() - start
         line = f"epoch {epoch + 1}/{epochs} size {phase.size} loss {losses / steps_per_epoch:.4f} {seconds:.0f} s"

@@ -29,6 +29,7 @@ from camvid import IGNORED, LABELS, read_split
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from training import forget_statistics, update_average
 from transformers import MobileViTConfig, MobileViTForSemanticSegmentation, MobileViTImageProcessorPil
 
 HEIGHT, WIDTH = 360, 480
@@ -159,25 +160,10 @@ def set_rate(optimizer: torch.optim.Optimizer, progress: float) -> None:
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, step: int) -> None:
-    """Move the averaged state towards the model's; the first steps forget faster."""
-    keep = min(EMA_DECAY, (1 + step) / (10 + step))
-    for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - keep)
-        else:
-            mean.copy_(value)
-
-
-@torch.no_grad()
 def with_new_statistics(model: nn.Module, pictures: Tensor) -> nn.Module:
     """A copy whose BatchNorm statistics are those of whole training pictures, not of augmented crops."""
     model = copy.deepcopy(model)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
-            module.momentum = None  # the plain mean over the batches
-    model.train()
+    forget_statistics(model)
     order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))
     for chosen in order.split(BATCH_SIZE)[:-1]:  # the last batch may be small, and would count as much as the others
         model(pixel_values=pixel_values(pictures[chosen]))
@@ -219,7 +205,7 @@ def train_epoch(
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 2.0)
         optimizer.step()
-        update_average(average, model, epoch * steps + step)
+        update_average(average, model, epoch * steps + step, EMA_DECAY)
         losses += loss.item()
     return losses / steps
 

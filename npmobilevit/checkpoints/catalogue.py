@@ -6,7 +6,7 @@ import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from npmobilevit.errors import CheckpointError
 
@@ -14,6 +14,8 @@ _APPLE_LICENCE = "Apple sample code licence ('other' on the Hub)"
 _TIMM_LICENCE = "weights of Apple's ml-cvnets; see the licence on the model card"
 _TIMM_RESULTS = "results/results-imagenet.csv of huggingface/pytorch-image-models"
 _IMAGENET, _VOC = "ImageNet-1k (1000)", "PASCAL VOC (21)"
+
+Task: TypeAlias = Literal["classification", "segmentation"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Entry:
 
     name: str
     aliases: tuple[str, ...]
-    task: Literal["classification", "segmentation"]
+    task: Task
     input_size: int
     labels: str
     accuracy: str
@@ -72,31 +74,14 @@ def _timm(letters: str, variant: str, accuracy: str, megabytes: float) -> Entry:
     return Entry(repo, (alias,), "classification", 256, _IMAGENET, accuracy, _TIMM_RESULTS, _TIMM_LICENCE, megabytes)
 
 
+def _shipped(name: str, task: Task, input_size: int, labels: str, accuracy: str, megabytes: float) -> Entry:
+    source = "its README.md in npmobilevit/checkpoints/shipped, measured by npmobilevit"
+    return Entry(name, (), task, input_size, labels, accuracy, source, "Apache-2.0", megabytes, shipped=True)
+
+
 CATALOGUE: tuple[Entry, ...] = (
-    Entry(
-        name="cifar10-xx-small",
-        aliases=(),
-        task="classification",
-        input_size=64,
-        labels="CIFAR-10 (10)",
-        accuracy="86.24 % top-1",
-        source="its README.md in npmobilevit/checkpoints/shipped, measured by npmobilevit",
-        licence="Apache-2.0",
-        megabytes=1.96,
-        shipped=True,
-    ),
-    Entry(
-        name="camvid-deeplabv3-xx-small",
-        aliases=(),
-        task="segmentation",
-        input_size=360,
-        labels="CamVid (11)",
-        accuracy="51.3 % mIoU",
-        source="its README.md in npmobilevit/checkpoints/shipped, measured by npmobilevit",
-        licence="Apache-2.0",
-        megabytes=3.77,
-        shipped=True,
-    ),
+    _shipped("cifar10-xx-small", "classification", 64, "CIFAR-10 (10)", "86.24 % top-1", 1.96),
+    _shipped("camvid-deeplabv3-xx-small", "segmentation", 360, "CamVid (11)", "51.3 % mIoU", 3.77),
     _classifier("xx-small", "69.0 % top-1", 5.15),
     _classifier("x-small", "74.8 % top-1", 9.35),
     _classifier("small", "78.4 % top-1", 22.4),

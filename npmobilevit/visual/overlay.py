@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from npmobilevit.errors import ConfigError, ShapeError
+from npmobilevit.visual.palettes import Colour
 
 __all__ = ["overlay", "shown_text", "with_legend"]
 
-Colour: TypeAlias = tuple[int, int, int]
 _Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Entry: TypeAlias = tuple[Colour | None, str]  # no colour: a text without a swatch
 

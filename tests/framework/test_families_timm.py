@@ -31,6 +31,8 @@ torch = pytest.importorskip("torch")
 if importlib.util.find_spec("timm") is None:
     pytest.skip("timm is not installed: pip install --no-deps timm==1.0.31", allow_module_level=True)
 
+from scaled_weights import scale_weights  # noqa: E402  # needs torch
+
 TORCHVISION = (
     "torchvision",
     *("torchvision.datasets", "torchvision.ops", "torchvision.ops.misc", "torchvision.utils", "torchvision.models"),
@@ -82,17 +84,7 @@ LIMIT = {"float32": 2e-6, "float64": 1e-12}  # largest difference over the large
 def timm_model(variant, dtype=torch.float64, seed=0, **options):
     """A model of timm with well-scaled weights: fresh ones give logits near zero."""
     model = timm.create_model(f"mobilevit_{variant}", **options).eval()
-    generator = torch.Generator().manual_seed(seed)
-    for name, values in model.state_dict().items():
-        r = torch.randn(values.shape, generator=generator)
-        if values.ndim > 1:
-            values.copy_(r * (1.6 / values[0].numel()) ** 0.5)
-        elif name.endswith("running_var"):
-            values.copy_(torch.exp(0.3 * r))
-        elif name.endswith("weight"):
-            values.copy_(1 + 0.2 * r)
-        elif values.ndim == 1:
-            values.copy_(0.1 * r)
+    scale_weights(model, seed)
     return model.to(dtype)
 
 
