@@ -50,7 +50,7 @@ def inverted_residual(s: Scope, x: Array, *, activation: str, stride: int = 1, d
     )  # depthwise
     y = conv_layer(s.at("reduce_1x1"), y, activation=None)
     if stride == 1 and x.shape[1] == y.shape[1]:
-        y = x + y
+        y = s.ops.add(x, y)
     return s.out(y)
 
 
@@ -92,13 +92,13 @@ def transformer_layer(s: Scope, x: Array, *, num_heads: int, eps: float, activat
     """Attention and feed-forward layer, each after a normalisation and with its input added
     (``MobileViTTransformerLayer``). (S, L, D) -> (S, L, D)."""
     y = layer_norm(s.at("layernorm_before"), x, eps=eps)
-    x = attention(s.at("attention"), y, num_heads=num_heads) + x
+    x = s.ops.add(attention(s.at("attention"), y, num_heads=num_heads), x)
     y = layer_norm(s.at("layernorm_after"), x, eps=eps)
     intermediate, output = s.at("intermediate"), s.at("output")
     y = linear_layer(intermediate.at("dense"), y)  # (S, L, int(D*mlp_ratio))
     y = intermediate.out(intermediate.at("intermediate_act_fn").out(s.ops.activations[activation](y)))
     y = linear_layer(output.at("dense"), y)
-    return s.out(output.out(y + x))
+    return s.out(output.out(s.ops.add(y, x)))
 
 
 def transformer(s: Scope, x: Array, *, depth: int, num_heads: int, eps: float, activation: str) -> Array:
@@ -139,7 +139,7 @@ def mobilevit_block(s: Scope, x: Array, config: MobileViTConfig, *, depth: int, 
     s.at("folded").out(y)
 
     y = conv_layer(s.at("conv_projection"), y, activation=activation)
-    y = np.concatenate([x, y], axis=1)  # (N, 2*C', H, W): what came in first
+    y = s.ops.concat_channels([x, y])  # (N, 2*C', H, W): what came in first
     return s.out(conv_layer(s.at("fusion"), y, activation=activation))
 
 
@@ -180,7 +180,7 @@ def aspp(s: Scope, x: Array, *, atrous_rates: tuple[int, ...]) -> Array:
     for i, rate in enumerate(atrous_rates, start=1):
         branches.append(conv_layer(convs.at(str(i)), x, activation="relu", dilation=rate))
     branches.append(aspp_pooling(convs.at("4"), x))
-    y = np.concatenate(branches, axis=1)  # (N, 5*A, H, W)
+    y = s.ops.concat_channels(branches)  # (N, 5*A, H, W)
     return s.out(conv_layer(s.at("project"), y, activation="relu"))
 
 

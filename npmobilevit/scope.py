@@ -7,7 +7,7 @@ parameters are here (`params`), which operators do I use (`ops`), and who wants 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from npmobilevit import ops
@@ -24,6 +24,8 @@ EXTRA_TAPS = ("scores", "probs", "unfolded", "folded")
 class OpTable(NamedTuple):
     """The operators that layers may use. Another arithmetic, or a deliberate mistake, is another table."""
 
+    add: Callable[[Array, Array], Array] = ops.add
+    concat_channels: Callable[[Sequence[Array]], Array] = ops.concat_channels
     conv2d: Callable[..., Array] = ops.conv2d
     batch_norm: Callable[..., Array] = ops.batch_norm
     layer_norm: Callable[..., Array] = ops.layer_norm

@@ -50,6 +50,7 @@ from npmobilevit.ops.attention import (
     split_heads,
 )
 from npmobilevit.ops.conv import conv2d
+from npmobilevit.ops.join import add, concat_channels
 from npmobilevit.ops.linear import linear
 from npmobilevit.ops.loss import binary_cross_entropy_with_logits, cross_entropy, mean_squared_error
 from npmobilevit.ops.norm import batch_norm, layer_norm
@@ -59,10 +60,12 @@ from npmobilevit.ops.resize import resize_bilinear
 
 __all__ = [
     "ACTIVATIONS",
+    "add",
     "attend",
     "attention_scores",
     "batch_norm",
     "binary_cross_entropy_with_logits",
+    "concat_channels",
     "conv2d",
     "cross_entropy",
     "fold_patches",
