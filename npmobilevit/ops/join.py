@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from npmobilevit.errors import ShapeError
-from npmobilevit.ops.arrays import Array, check_float
+from npmobilevit.ops.arrays import Array, check_float, check_parameter
 
 
 def add(x: Array, y: Array) -> Array:
@@ -28,8 +28,9 @@ def add(x: Array, y: Array) -> Array:
     """
     check_float(x)
     check_float(y, "y")
-    if x.shape != y.shape or x.dtype != y.dtype:
-        raise ShapeError(f"x {x.shape} {x.dtype} and y {y.shape} {y.dtype} must be alike", "join-shape")
+    if x.shape != y.shape:
+        raise ShapeError(f"x {x.shape} and y {y.shape} must be alike: nothing is broadcast", "join-shape")
+    check_parameter("y", y, x.shape, x.dtype)
     return np.asarray(x + y)
 
 
@@ -52,7 +53,9 @@ def concat_channels(maps: Sequence[Array]) -> Array:
     """
     for x in maps:
         check_float(x, ndim=4)
-    if len({(x.shape[0], *x.shape[2:], x.dtype) for x in maps}) != 1:
-        found = ", ".join(f"{x.shape} {x.dtype}" for x in maps)
+    if len({(x.shape[0], *x.shape[2:]) for x in maps}) != 1:
+        found = ", ".join(str(x.shape) for x in maps)
         raise ShapeError(f"maps must be alike but in their channels, found {found or 'none'}", "join-shape")
+    for x in maps:
+        check_parameter("a map", x, x.shape, maps[0].dtype)
     return np.concatenate(maps, axis=1)

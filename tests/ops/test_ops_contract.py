@@ -43,6 +43,8 @@ PROJECTIONS = {
 }
 QKV = {name: normal(2, 3, 4, seed=i) for i, name in enumerate(["query", "key", "value"])}
 
+MAPS = {"x": normal(2, 3, 4, 5), "y": normal(2, 1, 4, 5, seed=1)}
+
 CASES = [
     Case(
         "conv2d",
@@ -74,6 +76,8 @@ CASES = [
     Case("fold_patches", lambda x: ops.fold_patches(x, 2, 4, 6), {"x": normal(8, 6, 3)}),
     Case("resize_bilinear", lambda x: ops.resize_bilinear(x, (5, 3)), {"x": normal(2, 3, 4, 6)}),
     Case("resize_bilinear", lambda x: ops.resize_bilinear(x, (4, 6)), {"x": normal(2, 3, 4, 6)}),
+    Case("add", ops.add, {"x": normal(2, 3, 4), "y": normal(2, 3, 4, seed=1)}, ("y",)),
+    Case("concat_channels", lambda x, y: ops.concat_channels([x, y]), MAPS, ("y",)),
     Case("global_avg_pool", ops.global_avg_pool, {"x": normal(2, 3, 4, 6)}),
     Case("cross_entropy", lambda logits: ops.cross_entropy(logits, LABELS), {"logits": normal(2, 3, 4)}),
     Case(
