@@ -1,0 +1,1 @@
+"""Validation of other implementations: every layer of a port judged on its own input."""
