@@ -181,9 +181,9 @@ class PreTrainedModel:
             if name in wanted if wanted is not None else name and name.rpartition(".")[2] not in EXTRA_TAPS:
                 values[name] = x
 
-        x = self._check_pixel_values(pixel_values)
+        x = self.check_pixel_values(pixel_values)
         record("pixel_values", x)
-        self._forward(x, record)
+        self.forward(self.scope(record), x)
         unknown = sorted((wanted or set()) - values.keys())
         if unknown:
             near = difflib.get_close_matches(unknown[0], seen, n=3)
@@ -191,17 +191,19 @@ class PreTrainedModel:
             raise ConfigError(f"the network has no tap {', '.join(map(repr, unknown[:5]))}; {advice}", "tap-unknown")
         return values
 
-    def _scope(self, tap: Tap = ignore) -> Scope:
+    def scope(self, tap: Tap = ignore) -> Scope:
+        """The root of the network, with its parameters and this listener."""
         return Scope(self._weights, tap=tap)
 
-    def _forward(self, x: Array, tap: Tap = ignore) -> Any:
+    def forward(self, scope: Scope, x: Array) -> Any:
+        """Run the network in a scope, which brings parameters, operators and listener; `x` has been checked."""
         raise NotImplementedError
 
     def __call__(self, pixel_values: Array | None = None) -> Any:
         raise NotImplementedError
 
-    def _check_pixel_values(self, pixel_values: Array | None) -> Array:
-        """Return the pixels in the model's precision."""
+    def check_pixel_values(self, pixel_values: Array | None) -> Array:
+        """Return the pixels in the model's precision, or raise ShapeError."""
         if pixel_values is None:
             raise ShapeError("pixel_values is missing: pass an array (N, C, H, W)", "pixel-values")
         x = _as_array("pixel_values", pixel_values, ShapeError)
@@ -290,8 +292,8 @@ class MobileViTModel(PreTrainedModel):
             weights = {name: value for name, value in weights.items() if name not in expanding}
         return weights
 
-    def _forward(self, x: Array, tap: Tap = ignore) -> network.Features:
-        return network.base_model(self._scope(tap), x, self.config, expand_output=self.expand_output)
+    def forward(self, scope: Scope, x: Array) -> network.Features:
+        return network.base_model(scope, x, self.config, expand_output=self.expand_output)
 
     def __call__(
         self,
@@ -319,7 +321,7 @@ class MobileViTModel(PreTrainedModel):
             If `pixel_values` is missing, has another shape, is not float or not finite.
         """
         output_hidden_states, return_dict = self._wants(output_hidden_states, return_dict)
-        features = self._forward(self._check_pixel_values(pixel_values))
+        features = self.forward(self.scope(), self.check_pixel_values(pixel_values))
         output = BaseModelOutputWithPoolingAndNoAttention(
             last_hidden_state=features.last_hidden_state,
             pooler_output=features.pooled,
@@ -339,8 +341,8 @@ class MobileViTForImageClassification(PreTrainedModel):
 
     head = "classification"
 
-    def _forward(self, x: Array, tap: Tap = ignore) -> tuple[Array, tuple[Array, ...]]:
-        return network.image_classification(self._scope(tap), x, self.config)
+    def forward(self, scope: Scope, x: Array) -> tuple[Array, tuple[Array, ...]]:
+        return network.image_classification(scope, x, self.config)
 
     def __call__(
         self,
@@ -373,7 +375,7 @@ class MobileViTForImageClassification(PreTrainedModel):
             If `pixel_values` or `labels` do not fit.
         """
         output_hidden_states, return_dict = self._wants(output_hidden_states, return_dict)
-        logits, hidden_states = self._forward(self._check_pixel_values(pixel_values))
+        logits, hidden_states = self.forward(self.scope(), self.check_pixel_values(pixel_values))
         output = ImageClassifierOutputWithNoAttention(
             loss=None if labels is None else classification_loss(logits, labels, self.config),
             logits=logits,
@@ -398,8 +400,8 @@ class MobileViTForSemanticSegmentation(PreTrainedModel):
             raise ConfigError("config: num_labels must be at least 1 for segmentation, found 0", "config-value")
         return super()._expected_parameters()
 
-    def _forward(self, x: Array, tap: Tap = ignore) -> tuple[Array, tuple[Array, ...]]:
-        return network.semantic_segmentation(self._scope(tap), x, self.config)
+    def forward(self, scope: Scope, x: Array) -> tuple[Array, tuple[Array, ...]]:
+        return network.semantic_segmentation(scope, x, self.config)
 
     def __call__(
         self,
@@ -435,7 +437,7 @@ class MobileViTForSemanticSegmentation(PreTrainedModel):
         output_hidden_states, return_dict = self._wants(output_hidden_states, return_dict)
         if labels is not None and self.config.num_labels == 1:
             raise ConfigError("the segmentation loss needs num_labels above 1, found 1", "config-value")
-        logits, hidden_states = self._forward(self._check_pixel_values(pixel_values))
+        logits, hidden_states = self.forward(self.scope(), self.check_pixel_values(pixel_values))
         output = SemanticSegmenterOutput(
             loss=None if labels is None else segmentation_loss(logits, labels, self.config),
             logits=logits,

@@ -593,8 +593,8 @@ def test_taps_observe_only(head, precision):
         copies[name] = value.copy()
         return value + 1  # what a tap returns has no effect
 
-    plain = model._forward(x)
-    tapped = model._forward(x, copy_and_answer)
+    plain = model.forward(model.scope(), x)
+    tapped = model.forward(model.scope(copy_and_answer), x)
     after = model.taps(x)
     for a, b in zip(_arrays(plain), _arrays(tapped), strict=True):
         assert a.tobytes() == b.tobytes()

@@ -1,0 +1,146 @@
+"""The check: every layer of a port judged on its own input."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npmobilevit.errors import ConfigError
+from npmobilevit.images import ImageSource
+from npmobilevit.models import PreTrainedModel
+from npmobilevit.pipeline import Pipeline, load
+from npmobilevit.validation.bundles import weights_sha256
+from npmobilevit.validation.candidates import read_candidate
+from npmobilevit.validation.profiles import profile_named
+from npmobilevit.validation.replay import in_float64
+from npmobilevit.validation.report import Finding, Judgement, Report
+from npmobilevit.validation.surroundings import judge_labels, judge_mask, judge_picture, judge_probabilities
+from npmobilevit.validation.trial import RESULTS, Trial
+
+Model = Pipeline | PreTrainedModel | str | os.PathLike[str]
+
+
+def check(
+    candidate: Mapping[str, Any] | str | os.PathLike[str],
+    model: Model,
+    *,
+    image: ImageSource | None = None,
+    pixel_values: NDArray[Any] | None = None,
+    target_size: tuple[int, int] | None = None,
+    profile: str = "fp32",
+    inputs: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+) -> Report:
+    """Judge a port of a network by the tensors it dumped.
+
+    Every tap is compared with what float64 makes of the port's own tensors just before it, against a tolerance that
+    follows from the declared arithmetic (:mod:`npmobilevit.validation.bounds`). So each mistake is found at its own
+    layer, several at once, and nothing downstream is blamed for it.
+
+    Parameters
+    ----------
+    candidate : mapping of str to array, or path
+        The tensors: an .npz or .safetensors file, a folder of .npy files, or a folder with a manifest
+        (:func:`npmobilevit.validation.read_candidate`). Names are those of transformers' modules, with or without the
+        leading "mobilevit.", and "pixel_values", "logits"; "mask" is a label map; see Notes. Taps may be missing.
+    model : Pipeline, model or name
+        What was ported, with the weights that the port has.
+    image : path, bytes, file object, PIL image or array, optional
+        The picture that the pixel values must come from. Needs a Pipeline or a name, which have a processor.
+    pixel_values : (N, C, H, W) float array, optional
+        The input of the port; the candidate's own, or what is made of `image`, when None.
+    target_size : (height, width), optional
+        Size of the "mask"; that of the logits when None.
+    profile : {"fp32", "tf32", "fp16", "fp16-acc16", "bf16", "int8-dynamic", "fixed"}
+        The arithmetic that the port declares.
+    inputs : mapping or path, optional
+        Injection: the recorded tensors on which the port ran each of its regions. None: each ran on the one before.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    BundleError
+        If the candidate cannot be used: damaged, empty, without pixel values.
+    ConfigError
+        If the profile is unknown, or the image has no processor.
+    ShapeError
+        If `pixel_values` does not fit the model.
+
+    Notes
+    -----
+    Before and after the network the candidate may also give "picture", "resized", "center_cropped" and "rescaled",
+    the steps of the image processor, each judged on the one before; "probabilities" and "labels", judged on its
+    logits, as is "mask".
+    """
+    declared = profile_named(profile)
+    pipeline, network = _resolved(model)
+    given = read_candidate(candidate)
+    injected = None if inputs is None else read_candidate(inputs).tensors
+    trial = Trial(in_float64(network), given, declared, injected)
+
+    findings: list[Finding] = []
+    judgements: list[Judgement] = []
+
+    def note(results: list[tuple[Judgement, list[Finding]]]) -> None:
+        for judgement, found in results:
+            judgements.append(judgement)
+            findings.extend(found)
+
+    prepared = None
+    if image is not None:
+        if pipeline is None:
+            raise ConfigError("image: a bare model has no image processor; pass a Pipeline or a name", "check-image")
+        note(judge_picture(given.tensors, image, pipeline.processor, declared))
+        prepared = pipeline.processor.preprocess(image)["pixel_values"] if pixel_values is None else None
+    start = trial.pixel_values(pixel_values if pixel_values is not None else prepared)
+    if image is None and pixel_values is not None:
+        trial.judge_start(network.check_pixel_values(pixel_values))
+    trial.run(start)
+    judgements += trial.judgements
+    findings += trial.findings
+
+    logits = given.tensors.get("logits")
+    unchecked = list(trial.unchecked)
+    for name in RESULTS:
+        if name not in given.tensors:
+            continue
+        if logits is None:
+            unchecked.append(name)
+            continue
+        found = np.asarray(logits, np.float64)
+        if name == "probabilities":
+            note(judge_probabilities(found, given.tensors[name], network.config, declared))
+        elif name == "labels":
+            note(judge_labels(found, given.tensors[name], network.config))
+        else:
+            note(judge_mask(found, given.tensors[name], target_size, declared))
+    findings += trial.strangers()
+
+    return Report(
+        model={
+            "name": pipeline.name if pipeline else None,
+            "class": type(network).__name__,
+            "sha256": weights_sha256(network),
+        },
+        producer=dict(given.producer),
+        profile=profile,
+        behaves_as=trial.behaviour(start),
+        judgements=tuple(judgements),
+        findings=tuple(findings),
+        unchecked=tuple(unchecked),
+        complete=trial.complete,
+    )
+
+
+def _resolved(model: Model) -> tuple[Pipeline | None, PreTrainedModel]:
+    """The pipeline, if there is one, and the network."""
+    if isinstance(model, PreTrainedModel):
+        return None, model
+    pipeline = model if isinstance(model, Pipeline) else load(model)
+    return pipeline, pipeline.network

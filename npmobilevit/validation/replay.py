@@ -1,0 +1,109 @@
+"""The network once more, each part on the tensors that the port itself gave for its input.
+
+The layer functions are the package's own. What differs is the scope: its operators compute bounds
+(:mod:`npmobilevit.validation.bounds`), and where a layer reports its value, the port's own is put in its place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from npmobilevit.models import MobileViTModel, PreTrainedModel
+from npmobilevit.ops.arrays import Array
+from npmobilevit.scope import EXTRA_TAPS, Scope
+from npmobilevit.validation.bounds import Arithmetic, Bounded, Deferred, Terms
+from npmobilevit.validation.profiles import PROFILES
+
+# Told the name and the expected value of each tap; gives the value that the next layer is to work on.
+Meet: TypeAlias = Callable[[str, Bounded | Deferred], Bounded | Deferred]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplayScope(Scope):
+    """A scope that goes on with what `meet` answers."""
+
+    meet: Meet = lambda name, x: x
+
+    def out(self, x: Any) -> Any:
+        return self.meet(self.name, x)
+
+
+def in_float64(model: PreTrainedModel) -> PreTrainedModel:
+    """The same network in float64."""
+    if isinstance(model, MobileViTModel):
+        expand_output = model.expand_output
+        return MobileViTModel(model.config, model.state_dict(), precision="float64", expand_output=expand_output)
+    return type(model)(model.config, model.state_dict(), precision="float64")
+
+
+def replay(
+    model: PreTrainedModel,
+    pixel_values: Bounded,
+    arithmetic: Arithmetic,
+    meet: Meet,
+    parameter_errors: Mapping[str, float] = MappingProxyType({}),
+) -> None:
+    """Run a float64 model in another arithmetic, telling `meet` of every tap in forward order.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        In float64.
+    pixel_values : Bounded
+    arithmetic : Arithmetic
+    meet : callable
+    parameter_errors : mapping of str to float
+        How far the port's parameters may be from the model's; those left out are the same.
+    """
+
+    def parameter(name: str, value: Array) -> Any:
+        error = parameter_errors.get(name)
+        return value if error is None else Bounded(value, np.full(value.shape, error))
+
+    weights: Any = {name: parameter(name, value) for name, value in model.parameters().items()}
+    scope = ReplayScope(weights, tap=meet, ops=arithmetic.table(), meet=meet)  # type: ignore[arg-type]
+    with np.errstate(over="ignore", invalid="ignore"):  # a port's tensors may hold anything; what is not finite fails
+        model.forward(scope, pixel_values)  # type: ignore[arg-type]
+
+
+def tap_names(model: PreTrainedModel) -> list[str]:
+    """Names of all taps but the extras, in forward order."""
+    side = model.config.output_stride
+    blank = np.zeros((1, model.config.num_channels, side, side), np.float32)
+    return list(model.taps(blank))
+
+
+def recorded_terms(model: PreTrainedModel, pixel_values: Array) -> Iterator[tuple[str, Array, Terms]]:
+    """What a bundle with bounds holds: for each tap its value and its terms, from exact inputs.
+
+    Taps that repeat the value of another are left out, and so are those that are only moved: no difference is
+    allowed there.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+    pixel_values : (N, num_channels, H, W) array
+
+    Returns
+    -------
+    iterator of (name, float64 array, Terms)
+        In forward order.
+    """
+    model = in_float64(model)
+    found: list[tuple[str, Array, Terms]] = []
+
+    def meet(name: str, x: Bounded | Deferred) -> Bounded | Deferred:
+        if isinstance(x, Deferred) or name.rpartition(".")[2] in EXTRA_TAPS:
+            return x
+        if x.terms is not None:
+            found.append((name, x.value, x.terms))
+        return Bounded(x.value)
+
+    pixels = Bounded(model.check_pixel_values(pixel_values))
+    replay(model, pixels, Arithmetic(PROFILES["fp32"], "fail", record=True), meet)
+    return iter(found)

@@ -1,0 +1,491 @@
+"""One port before one network: walks through the network on the port's tensors, and what they find.
+
+The first walk judges every tap. Further ones look again at what it found: coarse tolerances are calibrated, failures
+compared with what is proven, right taps with what is usual, and other profiles are tried.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npmobilevit.errors import BundleError, ShapeError
+from npmobilevit.models import PreTrainedModel
+from npmobilevit.ops.arrays import Array
+from npmobilevit.scope import EXTRA_TAPS
+from npmobilevit.validation.bounds import Arithmetic, Bounded, Deferred, Tier
+from npmobilevit.validation.candidates import Candidate
+from npmobilevit.validation.profiles import BFLOAT16, PROFILES, Profile
+from npmobilevit.validation.replay import Meet, replay, tap_names
+from npmobilevit.validation.report import Finding, Judgement
+from npmobilevit.validation.structure import anomalies, layout, misnamed
+
+# What a candidate may hold besides taps, and what judges it (npmobilevit.validation.surroundings).
+PICTURE_STEPS = ("picture", "resized", "center_cropped", "rescaled")
+RESULTS = ("probabilities", "labels", "mask")
+
+# A tolerance whose median is beyond this share of the layer's root mean square says too little.
+COARSE = 0.25
+
+# Differences above this multiple of the usual are worth a look.
+UNUSUAL = 4.0
+
+# Simulated runs for a calibrated tolerance, and its multiple of their standard deviation. That is taken over a
+# channel where it is larger there: twelve runs alone are too few for a single element.
+RUNS, DEVIATIONS = 12, 8.0
+
+# From the tightest to the widest, as far as a port can be of a profile that it does not declare.
+BEHAVIOURS = ("fp32", "tf32", "fp16", "bf16", "fp16-acc16", "int8-dynamic")
+
+
+class _TooFar(Exception):
+    """A profile does not explain a tap, and the rest need not be looked at."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Coarse:
+    """A tap whose certified tolerance says too little: what the calibrated test needs."""
+
+    position: int
+    expected: Array
+    found: Array
+    tolerance: Array
+
+
+class Trial:
+    """One candidate before one network: the walks through the network, and what they found.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        In float64.
+    candidate : Candidate
+    profile : Profile
+        As declared.
+    injected : mapping of str to array or None
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        candidate: Candidate,
+        profile: Profile,
+        injected: Mapping[str, NDArray[Any]] | None = None,
+    ) -> None:
+        self.model = model
+        self.candidate = candidate
+        self.profile = profile
+        self.injected = injected
+        self.order = tap_names(model)
+        self.judgements: list[Judgement] = []
+        self.findings: list[Finding] = []
+        self.unchecked: list[str] = []
+        self.complete = False
+        self._used: set[str] = set()
+        # taps whose own values the next layer did not work on, and those it did (None: the expected ones)
+        self._instead: dict[str, Array | None] = {}
+        self._coarse: dict[str, Coarse] = {}
+        self._steps = self._stated_steps() if profile.stated else {}
+
+    # --- the candidate's tensors
+
+    def given(self, name: str) -> NDArray[Any] | None:
+        """The candidate's tensor of a tap, under its name with or without the prefix."""
+        found = _found_under(name, self.candidate.tensors)
+        if found is None:
+            return None
+        self._used.add(found)
+        return self.candidate.tensors[found]
+
+    def strangers(self) -> list[Finding]:
+        """Findings for the candidate's names that mean nothing here."""
+        known = self._used | {"pixel_values", *PICTURE_STEPS, *RESULTS}
+        return [
+            Finding(name, "unusual", "extra", f"{name[:200]!r} is no tap of this network; see `npmobilevit taps`")
+            for name in self.candidate.tensors
+            if name not in known
+        ]
+
+    def pixel_values(self, otherwise: NDArray[Any] | None) -> Array:
+        """What the port started from."""
+        own = self.candidate.tensors.get("pixel_values")
+        if own is None and otherwise is None:
+            raise BundleError(
+                "the candidate has no pixel_values, and neither pixel_values nor image is given: nothing to start from",
+                "bundle-no-input",
+            )
+        if own is None:
+            return self.model.check_pixel_values(otherwise)
+        try:
+            return self.model.check_pixel_values(np.asarray(own, np.float64))
+        except ShapeError as error:
+            raise BundleError(f"the candidate's {error}", "bundle-pixel-values") from error
+
+    def judge_start(self, expected: Array) -> None:
+        """Compare the candidate's pixel values with those that it was to work on, which may have been rounded."""
+        own = self.candidate.tensors.get("pixel_values")
+        if own is None:
+            return
+        value = np.asarray(expected, np.float64)
+        rounding = self.profile.store if self.profile.store > PROFILES["fp32"].store else 0.0
+        error = np.abs(value) * rounding if rounding else None
+        self._judge("pixel_values", Bounded(value, error), own)
+
+    def _stated_steps(self) -> dict[str, float]:
+        """For each tap the step of its fixed-point numbers: its own, or that of the next tap with one."""
+        steps: dict[str, float] = {}
+        step = 0.0
+        for name in reversed(self.order):
+            stated = _found_under(name, self.candidate.scales)
+            steps[name] = step = step if stated is None else self.candidate.scales[stated]
+        return steps
+
+    def _stored(self, name: str, x: Bounded) -> Bounded:
+        """The value as it is after storing: fixed-point ports round to their step there."""
+        step = self._steps.get(name, 0.0)
+        if not step or x.error is None:
+            return x
+        return dataclasses.replace(x, error=x.error + step)
+
+    # --- walks
+
+    def run(self, pixel_values: Array) -> None:
+        """Judge all taps; fills `judgements`, `findings`, `unchecked` and `complete`."""
+
+        def meet(name: str, expected: Bounded | Deferred) -> Bounded | Deferred:
+            given = self.given(name)
+            if given is None:
+                return self._missing(name, expected)
+            return self._judge(name, self._whole(name, expected), given)
+
+        self._walk(pixel_values, self.profile, "fail", meet)
+        if self._coarse:
+            self._calibrate(pixel_values)
+        if any(finding.kind == "error" for finding in self.findings):
+            self._prove(pixel_values)
+        self._look_closer(pixel_values)
+
+    def _walk(self, pixel_values: Array, profile: Profile, tier: Tier, meet: Meet, seed: int | None = None) -> None:
+        generator = None if seed is None else np.random.default_rng(seed)
+        arithmetic = Arithmetic(profile, tier, generator)
+        errors = self.candidate.parameter_scales if profile.stated else {}
+        start = Bounded(np.asarray(pixel_values, np.float64))
+        replay(self.model, start, arithmetic, meet, errors)
+
+    def _walk_again(
+        self,
+        pixel_values: Array,
+        profile: Profile,
+        tier: Tier,
+        visit: Callable[[str, Bounded, Array], None],
+        seed: int | None = None,
+    ) -> None:
+        """Walk as before, over the same tensors of the port, and visit the taps that were judged on their own."""
+
+        def meet(name: str, expected: Bounded | Deferred) -> Bounded | Deferred:
+            given = self.given(name)
+            if given is None or not name:
+                return expected
+            value = self._whole(name, expected)
+            if name in self._instead:
+                found = self._instead[name]
+                return Bounded(value.value if found is None else found)
+            found = np.asarray(given, np.float64)
+            if not value.tainted:
+                visit(name, value, found)
+            return Bounded(self._next_input(name, found))
+
+        self._walk(pixel_values, profile, tier, meet, seed)
+
+    def _whole(self, name: str, x: Bounded | Deferred) -> Bounded:
+        return self._stored(name, x.whole() if isinstance(x, Deferred) else x)
+
+    def _next_input(self, name: str, found: Array) -> Array:
+        """What the next layer worked on: what the port dumped, or what was injected there."""
+        injected = None if self.injected is None else _found_under(name, self.injected)
+        return found if injected is None else np.asarray(self.injected[injected], np.float64)  # type: ignore[index]
+
+    def _missing(self, name: str, x: Bounded | Deferred) -> Bounded | Deferred:
+        """Go on without a tap: the bound is carried on, and the next judgement spans it."""
+        if not name or isinstance(x, Deferred) or name.rpartition(".")[2] in EXTRA_TAPS:
+            return x
+        self.unchecked.append(name)
+        if name == "logits":
+            self.complete = x.error is None and not x.tainted
+        return dataclasses.replace(self._stored(name, x), spans=(*x.spans, name))
+
+    # --- judging one tap
+
+    def _judge(self, name: str, expected: Bounded, given: NDArray[Any]) -> Bounded:
+        found = np.asarray(given, np.float64)
+        if name == "logits":
+            self.complete = True
+        tolerance = np.zeros(expected.shape) if expected.error is None else expected.error
+        if found.shape != expected.shape:
+            return self._misshapen(name, expected, found, tolerance)
+        finite = np.isfinite(found)
+        if not finite.all():
+            return self._not_finite(name, expected, found, finite)
+        judgement = compared(name, expected, found, tolerance)
+        if judgement.status == "wrong":
+            if expected.tainted:  # its input could not be known
+                self.unchecked.append(name)
+                return Bounded(self._next_input(name, found))
+            other = self._explained(name, expected, found, tolerance)
+            if other is not None:
+                self._add(dataclasses.replace(judgement, status="wrong"), other[0])
+                self._instead[name] = other[1]
+                return Bounded(expected.value if other[1] is None else other[1])
+            self._add(judgement, Finding(name, "fail", "error", _sentence(judgement)))
+        else:
+            if judgement.test == "local" and _coarse(tolerance, judgement.scale):
+                self._coarse[name] = Coarse(len(self.judgements), expected.value, found, tolerance)
+            self._add(judgement)
+        return Bounded(self._next_input(name, found))
+
+    def _add(self, judgement: Judgement, *findings: Finding) -> None:
+        self.judgements.append(judgement)
+        self.findings.extend(findings)
+
+    def _explained(
+        self, name: str, expected: Bounded, found: Array, tolerance: Array
+    ) -> tuple[Finding, Array | None] | None:
+        """A mistake of the dump and not of the port: axes in another order, or the values of another tap."""
+        seen = layout(found, expected.value, tolerance)
+        if seen is not None:
+            message = f"the values are right, but {seen.description}: the dump is laid out in another way"
+            return Finding(name, "fail", "layout", message), seen.restored
+        others = {other: value for other, value in self.candidate.tensors.items() if other not in (name, "mobilevit")}
+        holder = misnamed(expected.value, tolerance, others)
+        if holder is None:
+            return None
+        message = f"what belongs here was dumped under the name {holder[:200]!r}"
+        return Finding(name, "fail", "misnamed", message), np.asarray(self.candidate.tensors[holder], np.float64)
+
+    def _misshapen(self, name: str, expected: Bounded, found: Array, tolerance: Array) -> Bounded:
+        seen = layout(found, expected.value, tolerance)
+        if seen is not None:
+            text = f"the values are right, but {seen.description}: found shape {found.shape} for {expected.shape}"
+            finding = Finding(name, "fail", "layout", text)
+            self._instead[name] = seen.restored
+        else:
+            text = f"expected shape {expected.shape}, found {found.shape}"
+            finding = Finding(name, "fail", "shape", text)
+            self._instead[name] = None
+        self._add(_unmeasured(name, expected, found.shape), finding)
+        if seen is not None:
+            return Bounded(seen.restored)
+        return Bounded(expected.value, tainted=True)
+
+    def _not_finite(self, name: str, expected: Bounded, found: Array, finite: NDArray[np.bool_]) -> Bounded:
+        mended = np.where(finite, found, expected.value)
+        self._instead[name] = mended
+        if expected.tainted:
+            self.unchecked.append(name)
+            return Bounded(mended, tainted=True)
+        index = tuple(int(i) for i in np.argwhere(~finite)[0])
+        text = (
+            f"{np.count_nonzero(~finite)} of {found.size} elements are NaN or infinite; the first is {found[index]} at "
+            f"index {index}, where {expected.value[index]:.6g} is expected"
+        )
+        finding = Finding(name, "fail", "non-finite", text)
+        self._add(_unmeasured(name, expected, found.shape, index, found[index]), finding)
+        return Bounded(mended, tainted=True)
+
+    # --- more about what was judged
+
+    def _calibrate(self, pixel_values: Array) -> None:
+        """Judge the taps with coarse tolerances by what simulated roundings do to them."""
+        sums = {name: np.zeros_like(coarse.expected) for name, coarse in self._coarse.items()}
+
+        def visit(name: str, value: Bounded, found: Array) -> None:
+            if name in sums:
+                sums[name] += np.square(value.value - self._coarse[name].expected)
+
+        for seed in range(RUNS):
+            self._walk_again(pixel_values, self.profile, "sample", visit, seed)
+        for name, coarse in self._coarse.items():
+            variance = sums[name] / RUNS
+            axes = tuple(range(2, variance.ndim)) if variance.ndim == 4 else tuple(range(variance.ndim - 1))
+            variance = np.maximum(variance, variance.mean(axes, keepdims=True))
+            tolerance = np.minimum(DEVIATIONS * np.sqrt(variance), coarse.tolerance)
+            before = self.judgements[coarse.position]
+            expected = Bounded(coarse.expected, coarse.tolerance, spans=before.region)
+            judgement = compared(name, expected, coarse.found, tolerance)
+            self.judgements[coarse.position] = dataclasses.replace(judgement, test="screened")
+            if judgement.status == "wrong":
+                self.findings.append(Finding(name, "fail", "error", _sentence(judgement)))
+        self._sort_findings()
+
+    def _prove(self, pixel_values: Array) -> None:
+        """Mark the failures that no order of roundings explains."""
+        wrong = {f.tap for f in self.findings if f.kind == "error"}
+        proven: set[str] = set()
+
+        def visit(name: str, expected: Bounded, found: Array) -> None:
+            if name in wrong:
+                tolerance = 0.0 if expected.error is None else expected.error
+                if not (np.abs(found - expected.value) <= tolerance).all():
+                    proven.add(name)
+
+        self._walk_again(pixel_values, self.profile, "proof", visit)
+        self.judgements = [
+            dataclasses.replace(judgement, proof=judgement.tap in proven) for judgement in self.judgements
+        ]
+
+    def _look_closer(self, pixel_values: Array) -> None:
+        """Compare with the usual errors, and look for structure below the tolerance."""
+        positions = {judgement.tap: i for i, judgement in enumerate(self.judgements)}
+        systematic = self.profile.store or PROFILES["fp32"].store
+
+        def visit(name: str, expected: Bounded, found: Array) -> None:
+            i = positions.get(name)
+            if i is None or expected.error is None or name in self._coarse:
+                return
+            judgement = self.judgements[i]
+            with np.errstate(divide="ignore"):
+                shares = np.abs(found - expected.value) / np.maximum(expected.error, np.finfo(np.float64).tiny)
+            largest = float(shares.max(initial=0))
+            judgement = dataclasses.replace(judgement, screen=largest)
+            if judgement.status == "right":
+                odd = [
+                    Finding(name, "unusual", "structure", anomaly.message)
+                    for anomaly in anomalies(found, expected.value, expected.error, systematic)
+                ]
+                if largest > UNUSUAL:
+                    text = f"right, but {largest:.1f} times as far off as sound arithmetic usually is"
+                    odd.insert(0, Finding(name, "unusual", "screen", text))
+                if odd:
+                    judgement = dataclasses.replace(judgement, status="unusual")
+                    self.findings.extend(odd)
+            self.judgements[i] = judgement
+
+        if not self.profile.quantized and not self.profile.stated:
+            self._walk_again(pixel_values, self.profile, "usual", visit)
+        self._sort_findings()
+
+    def _sort_findings(self) -> None:
+        place = {name: i for i, name in enumerate(["pixel_values", *self.order])}
+        self.findings.sort(key=lambda finding: place.get(finding.tap, len(place)))
+
+    # --- which arithmetic it is
+
+    def behaviour(self, pixel_values: Array) -> str | None:
+        """The tightest profile that explains all taps; None if there is none."""
+        if self.profile.stated or any(f.kind not in ("error",) for f in self.findings if f.severity == "fail"):
+            return None if any(f.severity == "fail" for f in self.findings) else self.profile.name
+        wrong = {f.tap for f in self.findings if f.severity == "fail"}
+        for name in BEHAVIOURS:
+            if name == self.profile.name and not wrong:
+                return name
+            if name != self.profile.name and self._explains(PROFILES[name], pixel_values, wrong):
+                return name
+        return self.profile.name if not wrong else None
+
+    def _explains(self, profile: Profile, pixel_values: Array, wrong: set[str]) -> bool:
+        def visit(name: str, expected: Bounded, found: Array) -> None:
+            tolerance = 0.0 if expected.error is None else expected.error
+            if not (np.abs(found - expected.value) <= tolerance).all():
+                raise _TooFar
+            if name in wrong and profile.store > PROFILES["fp32"].store and not representable(found, profile.store):
+                raise _TooFar
+
+        try:
+            self._walk_again(pixel_values, profile, "fail", visit)
+        except _TooFar:
+            return False
+        return True
+
+
+def _found_under(name: str, entries: Mapping[str, Any]) -> str | None:
+    """The spelling of a tap's name, with or without the prefix, under which there is an entry."""
+    spellings = (name, name.removeprefix("mobilevit."), f"mobilevit.{name}")
+    return next((spelling for spelling in spellings if spelling in entries), None)
+
+
+def representable(x: Array, unit: float) -> bool:
+    """Whether all values are float16 (unit 2**-11) or bfloat16 (2**-8) numbers."""
+    if unit == BFLOAT16:
+        return bool((x.astype(np.float32).view(np.uint32) & 0xFFFF == 0).all())
+    with np.errstate(over="ignore"):
+        return bool((x.astype(np.float16) == x).all())
+
+
+def compared(name: str, expected: Bounded, found: Array, tolerance: Array) -> Judgement:
+    """The judgement of a finite tap of the right shape."""
+    error = np.abs(found - expected.value)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(error == 0, 0.0, error / tolerance)
+    ratio = np.where(np.isnan(ratio), np.inf, ratio)  # a tolerance that overflowed explains nothing
+    worst = tuple(int(i) for i in np.unravel_index(ratio.argmax(), ratio.shape)) if ratio.size else ()
+    beyond = int(np.count_nonzero(ratio > 1))
+    return Judgement(
+        tap=name,
+        shape=found.shape,
+        region=expected.spans,
+        status="wrong" if beyond else "right",
+        test="exact" if expected.error is None else "local",
+        error=float(error.max(initial=0)),
+        worst=worst,
+        found=float(found[worst]) if ratio.size else 0.0,
+        expected=float(expected.value[worst]) if ratio.size else 0.0,
+        tolerance=float(tolerance[worst]) if ratio.size else 0.0,
+        ratio=float(ratio[worst]) if ratio.size else 0.0,
+        beyond=beyond,
+        screen=0.0,
+        resolution=float((tolerance + error).max(initial=0)),
+        scale=_root_mean_square(expected.value),
+    )
+
+
+def _unmeasured(
+    name: str,
+    expected: Bounded,
+    shape: tuple[int, ...],
+    worst: tuple[int, ...] = (),
+    found: float = math.nan,
+) -> Judgement:
+    """The judgement of a tap that cannot be compared."""
+    value = float(expected.value[worst]) if worst else math.nan
+    return Judgement(
+        tap=name,
+        shape=shape,
+        region=expected.spans,
+        status="wrong",
+        test="exact" if expected.error is None else "local",
+        error=math.inf,
+        worst=worst,
+        found=float(found),
+        expected=value,
+        tolerance=0.0,
+        ratio=math.inf,
+        beyond=math.prod(shape),
+        screen=math.inf,
+        resolution=0.0,
+        scale=_root_mean_square(expected.value),
+    )
+
+
+def _root_mean_square(x: Array) -> float:
+    return math.sqrt(float(np.square(x).mean())) if x.size else 0.0
+
+
+def _coarse(tolerance: Array, scale: float) -> bool:
+    return bool(tolerance.size) and not float(np.median(tolerance)) <= COARSE * scale
+
+
+def _sentence(judgement: Judgement) -> str:
+    """What is wrong with a tap, in numbers."""
+    size = math.prod(judgement.shape)
+    times = f"{judgement.ratio:.3g} times its tolerance"
+    far = "no difference is allowed there" if math.isinf(judgement.ratio) else times
+    return (
+        f"differs from what its own input gives by {abs(judgement.found - judgement.expected):.3g} at index "
+        f"{judgement.worst} (found {judgement.found:.6g}, expected {judgement.expected:.6g}), {far}; "
+        f"{judgement.beyond} of {size} elements are beyond"
+    )
