@@ -31,7 +31,7 @@ def conv_layer(
     parameters = convolution.params()
     padding = (parameters["weight"].shape[-1] - 1) // 2 * dilation
     x = s.ops.conv2d(x, **parameters, stride=stride, padding=padding, dilation=dilation, groups=groups)
-    convolution.out(x)
+    x = convolution.out(x)
     if normalize:
         x = normalization.out(s.ops.batch_norm(x, **normalization.params()))
     if activation is not None:
@@ -136,7 +136,7 @@ def mobilevit_block(s: Scope, x: Array, config: MobileViTConfig, *, depth: int, 
     y = s.ops.fold_patches(y, patch_size, *grid)  # (N, D, H, W)
     if grid != (height, width):
         y = s.ops.resize_bilinear(y, (height, width))
-    s.at("folded").out(y)
+    y = s.at("folded").out(y)
 
     y = conv_layer(s.at("conv_projection"), y, activation=activation)
     y = s.ops.concat_channels([x, y])  # (N, 2*C', H, W): what came in first
@@ -159,7 +159,7 @@ def encoder(s: Scope, x: Array, config: MobileViTConfig) -> tuple[Array, ...]:
     for i, (depth, stride, dilation) in enumerate(zip(TRANSFORMER_DEPTHS, strides, dilations, strict=True), start=2):
         x = mobilevit_block(s.at(f"layer.{i}"), x, config, depth=depth, stride=stride, dilation=dilation)
         hidden_states.append(x)
-    s.out(x)
+    hidden_states[-1] = s.out(x)
     return tuple(hidden_states)
 
 

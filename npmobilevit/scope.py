@@ -76,6 +76,6 @@ class Scope:
         return {leaf: self.weights[name] for leaf, name in names if name in self.weights}
 
     def out(self, x: Array) -> Array:
-        """Report the value of this node and return it unchanged."""
+        """Report the value of this node and return it unchanged. A layer goes on with what this returns."""
         self.tap(self.name, x)
         return x

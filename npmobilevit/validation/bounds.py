@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -117,6 +118,8 @@ class Bounded:
         For the record: of the operation that made it, if its inputs were exact.
     spans : tuple of str
         Taps passed since the last that the port gave.
+    made_by : frozenset of int
+        Numbers of the operations since then: what two values have in common.
     tainted : bool
         Whether it rests on a tap of the port that could not be used.
     """
@@ -125,6 +128,7 @@ class Bounded:
     error: Array | None = None
     terms: Terms | None = None
     spans: tuple[str, ...] = ()
+    made_by: frozenset[int] = frozenset()
     tainted: bool = False
 
     @property
@@ -137,7 +141,7 @@ class Bounded:
     def moved(self, move: Callable[[Array], Array]) -> Bounded:
         """The same values at other places."""
         error = None if self.error is None else move(self.error)
-        return dataclasses.replace(self, value=move(self.value), error=error, terms=None)
+        return Bounded(move(self.value), error, None, *history(self))
 
 
 class Deferred:
@@ -170,13 +174,17 @@ def joined(parts: Sequence[Bounded], *, axis: int) -> Bounded:
     value = np.concatenate([part.value for part in parts], axis)
     errors = [np.zeros(part.shape) if part.error is None else part.error for part in parts]
     error = None if all(part.error is None for part in parts) else np.concatenate(errors, axis)
-    spans, tainted = _history(*parts)
-    return Bounded(value, error, None, spans, tainted)
+    return Bounded(value, error, None, *history(*parts))
 
 
-def _history(*inputs: Bounded) -> tuple[tuple[str, ...], bool]:
+def history(*inputs: Bounded) -> tuple[tuple[str, ...], frozenset[int], bool]:
+    """Spans, operations and taint of what another operation makes of `inputs`."""
     spans = dict.fromkeys(name for x in inputs for name in x.spans)
-    return tuple(spans), any(x.tainted for x in inputs)
+    made_by = frozenset([next(_operations)]).union(*(x.made_by for x in inputs))
+    return tuple(spans), made_by, any(x.tainted for x in inputs)
+
+
+_operations = itertools.count()
 
 
 def as_bounded(x: Array | Bounded) -> Bounded:
@@ -197,12 +205,15 @@ class Arithmetic:
         For "sample".
     record : bool
         Whether to keep the terms of each result, and both S and L.
+    step : callable
+        For fixed point: the step to which the next result is rounded.
     """
 
     profile: Profile
     tier: Tier
     generator: np.random.Generator | None = None
     record: bool = False
+    step: Callable[[], float] = float
 
     def table(self) -> OpTable:
         """The operators as a table for :class:`npmobilevit.scope.Scope`."""
@@ -265,7 +276,7 @@ class Arithmetic:
         self, inputs: Sequence[Bounded], value: Array, terms: Terms, *carried: Array | None, product: bool = False
     ) -> Bounded:
         """The result of an operation on `inputs`: its own error, those `carried` through it, and its storage."""
-        spans, tainted = _history(*inputs)
+        past = history(*inputs)
         error = self._sum(self.own_error(value, terms, product=product), *carried)
         assert error is not None
         profile = self.profile
@@ -273,13 +284,13 @@ class Arithmetic:
             error = np.sqrt(np.square(error) + (profile.store * value) ** 2 + profile.smallest**2)
         else:
             flushed = terms.n if profile.accumulate == profile.store else 1
-            error = error + profile.store * (np.abs(value) + error) + flushed * profile.smallest
+            error = error + profile.store * (np.abs(value) + error) + flushed * profile.smallest + self.step()
         if self.tier == "sample":
             assert self.generator is not None
             noise = self.generator.standard_normal(value.shape, np.float32)
-            return Bounded(value + error * noise * 0.5, None, None, spans, tainted)
+            return Bounded(value + error * noise * 0.5, None, None, *past)
         alone = all(x is None for x in carried)
-        return Bounded(value, error, terms if self.record and alone else None, spans, tainted)
+        return Bounded(value, error, terms if self.record and alone else None, *past)
 
     # --- inner products
 
@@ -379,7 +390,7 @@ class Arithmetic:
         if name not in SLOPES:
             raise ConfigError(f"no tolerance has been derived for hidden_act {name!r}", "profile-activation")
         if name in ("relu", "relu6", "linear"):  # nothing is rounded
-            return dataclasses.replace(x, value=value, terms=None)
+            return Bounded(value, x.error, None, *history(x))
         n = EXP_ROUNDINGS + AROUND_EXP
         share = 0.5 if name in ("silu", "swish") else 1.0
         S = 1.25 * np.maximum(np.abs(value), share * np.abs(x.value))

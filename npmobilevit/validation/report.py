@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
+import os
 from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from npmobilevit.errors import BundleError, ConfigError
+from npmobilevit.files import write_atomically
+from npmobilevit.validation import page, texts
 
 Status: TypeAlias = Literal["right", "unusual", "wrong"]
 Severity: TypeAlias = Literal["fail", "unusual", "note"]
 Verdict: TypeAlias = Literal["pass", "fail", "screened"]
 Test: TypeAlias = Literal["local", "exact", "screened"]
+
+SCHEMA = "npmobilevit.check/1"  # grows by one with every change of the JSON
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +123,8 @@ class Report:
     unchecked : tuple of str
         Taps that the port did not give, in forward order. Where a later tap was judged right, its region covers
         them.
+    complete : bool
+        Whether the judgements together span the network from its input to its output.
     """
 
     model: Mapping[str, Any]
@@ -133,9 +148,93 @@ class Report:
         if self.failures:
             return "fail"
         local = all(judgement.test != "screened" for judgement in self.judgements)
-        return "pass" if local and self.complete else "screened"
+        return "pass" if local and self.complete and self.judgements else "screened"
 
     @property
     def passed(self) -> bool:
         """Whether nothing wrong was seen."""
         return self.verdict != "fail"
+
+    def to_text(self, *, every_layer: bool = False) -> str:
+        """The report for a terminal: ASCII, about 100 columns wide, but names are never broken.
+
+        Parameters
+        ----------
+        every_layer : bool
+            Whether the table has all layers, not only those that are not right.
+
+        Returns
+        -------
+        str
+            The first line is the verdict and its reason.
+        """
+        return texts.to_text(self, every_layer=every_layer)
+
+    __str__ = to_text
+
+    def to_json(self) -> str:
+        """One JSON document in ASCII, as reference/schemas/check-document.json describes it.
+
+        JSON has no infinities and no NaN: they are the strings "Infinity", "-Infinity" and "NaN", which `float` of
+        Python and `Number` of JavaScript read.
+        """
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        document = {"schema": SCHEMA, "version": version("npmobilevit"), "verdict": self.verdict, **fields}
+        return json.dumps(_plain(document), indent=2, allow_nan=False)
+
+    def to_html(self) -> str:
+        """One page that needs nothing else, in ASCII: no other file, no network, and JavaScript only to sort and to
+        filter."""
+        return page.to_html(self)
+
+    def _repr_html_(self) -> str:
+        """The gist, for notebooks."""
+        return page.fragment(self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the report to a file, whole or not at all. Its folder is made if need be.
+
+        Parameters
+        ----------
+        path : str or path
+            Ends in .json, .html, .htm or .txt, which says what is written.
+
+        Raises
+        ------
+        ConfigError
+            If it ends in anything else (code ``report-suffix``).
+        BundleError
+            If it cannot be written (code ``report-unwritable``).
+        """
+        path = Path(path)
+        forms = {".json": self.to_json, ".html": self.to_html, ".htm": self.to_html, ".txt": self.to_text}
+        form = forms.get(path.suffix.lower())
+        if form is None:
+            raise ConfigError(
+                f"a report is saved under a name that ends in {', '.join(forms)}; found {str(path)!r}. Choose one of "
+                "these.",
+                code="report-suffix",
+            )
+        data = f"{form()}\n".encode("ascii")
+        try:
+            write_atomically(path, data)
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            cause = getattr(error, "strerror", None) or error
+            raise BundleError(
+                f"cannot write the report to {str(path)!r}: {cause}. Choose a place that can be written to.",
+                code="report-unwritable",
+            ) from error
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: our objects as dicts, numbers of NumPy as Python's, and strings for what is not finite."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value

@@ -91,6 +91,8 @@ class Trial:
         self._instead: dict[str, Array | None] = {}
         self._coarse: dict[str, Coarse] = {}
         self._steps = self._stated_steps() if profile.stated else {}
+        self._step = 0.0
+        self._made_by: dict[str, frozenset[int]] = {}
 
     # --- the candidate's tensors
 
@@ -103,12 +105,12 @@ class Trial:
         return self.candidate.tensors[found]
 
     def strangers(self) -> list[Finding]:
-        """Findings for the candidate's names that mean nothing here."""
+        """Findings for the candidate's names that mean nothing here. Inert dropouts come with every set of hooks."""
         known = self._used | {"pixel_values", *PICTURE_STEPS, *RESULTS}
         return [
             Finding(name, "unusual", "extra", f"{name[:200]!r} is no tap of this network; see `npmobilevit taps`")
             for name in self.candidate.tensors
-            if name not in known
+            if name not in known and name.rpartition(".")[2] != "dropout"
         ]
 
     def pixel_values(self, otherwise: NDArray[Any] | None) -> Array:
@@ -145,12 +147,10 @@ class Trial:
             steps[name] = step = step if stated is None else self.candidate.scales[stated]
         return steps
 
-    def _stored(self, name: str, x: Bounded) -> Bounded:
-        """The value as it is after storing: fixed-point ports round to their step there."""
-        step = self._steps.get(name, 0.0)
-        if not step or x.error is None:
-            return x
-        return dataclasses.replace(x, error=x.error + step)
+    def _step_after(self, name: str) -> float:
+        """The step of what is computed after a tap."""
+        following = self.order[self.order.index(name) + 1 :] if name in self._steps else []
+        return self._steps[following[0]] if following else self._step
 
     # --- walks
 
@@ -161,9 +161,10 @@ class Trial:
             given = self.given(name)
             if given is None:
                 return self._missing(name, expected)
-            return self._judge(name, self._whole(name, expected), given)
+            return self._judge(name, _whole(expected), given)
 
         self._walk(pixel_values, self.profile, "fail", meet)
+        self._excuse_followers()
         if self._coarse:
             self._calibrate(pixel_values)
         if any(finding.kind == "error" for finding in self.findings):
@@ -172,10 +173,15 @@ class Trial:
 
     def _walk(self, pixel_values: Array, profile: Profile, tier: Tier, meet: Meet, seed: int | None = None) -> None:
         generator = None if seed is None else np.random.default_rng(seed)
-        arithmetic = Arithmetic(profile, tier, generator)
+        arithmetic = Arithmetic(profile, tier, generator, step=lambda: self._step)
         errors = self.candidate.parameter_scales if profile.stated else {}
-        start = Bounded(np.asarray(pixel_values, np.float64))
-        replay(self.model, start, arithmetic, meet, errors)
+
+        def step_on(name: str, x: Bounded | Deferred) -> Bounded | Deferred:
+            self._step = self._step_after(name)
+            return meet(name, x)
+
+        self._step = self._step_after("pixel_values")
+        replay(self.model, Bounded(np.asarray(pixel_values, np.float64)), arithmetic, step_on, errors)
 
     def _walk_again(
         self,
@@ -191,7 +197,7 @@ class Trial:
             given = self.given(name)
             if given is None or not name:
                 return expected
-            value = self._whole(name, expected)
+            value = _whole(expected)
             if name in self._instead:
                 found = self._instead[name]
                 return Bounded(value.value if found is None else found)
@@ -202,9 +208,6 @@ class Trial:
 
         self._walk(pixel_values, profile, tier, meet, seed)
 
-    def _whole(self, name: str, x: Bounded | Deferred) -> Bounded:
-        return self._stored(name, x.whole() if isinstance(x, Deferred) else x)
-
     def _next_input(self, name: str, found: Array) -> Array:
         """What the next layer worked on: what the port dumped, or what was injected there."""
         injected = None if self.injected is None else _found_under(name, self.injected)
@@ -212,25 +215,25 @@ class Trial:
 
     def _missing(self, name: str, x: Bounded | Deferred) -> Bounded | Deferred:
         """Go on without a tap: the bound is carried on, and the next judgement spans it."""
-        if not name or isinstance(x, Deferred) or name.rpartition(".")[2] in EXTRA_TAPS:
+        if not name or isinstance(x, Deferred):
             return x
-        self.unchecked.append(name)
-        if name == "logits":
-            self.complete = x.error is None and not x.tainted
-        return dataclasses.replace(self._stored(name, x), spans=(*x.spans, name))
+        if name.rpartition(".")[2] not in EXTRA_TAPS:
+            self.unchecked.append(name)
+            self.complete = x.error is None and not x.tainted  # the last tap decides
+        return dataclasses.replace(x, spans=(*x.spans, name))
 
     # --- judging one tap
 
     def _judge(self, name: str, expected: Bounded, given: NDArray[Any]) -> Bounded:
         found = np.asarray(given, np.float64)
-        if name == "logits":
-            self.complete = True
+        self.complete = True
         tolerance = np.zeros(expected.shape) if expected.error is None else expected.error
         if found.shape != expected.shape:
             return self._misshapen(name, expected, found, tolerance)
         finite = np.isfinite(found)
         if not finite.all():
             return self._not_finite(name, expected, found, finite)
+        self._made_by[name] = expected.made_by
         judgement = compared(name, expected, found, tolerance)
         if judgement.status == "wrong":
             if expected.tainted:  # its input could not be known
@@ -296,6 +299,29 @@ class Trial:
         finding = Finding(name, "fail", "non-finite", text)
         self._add(_unmeasured(name, expected, found.shape, index, found[index]), finding)
         return Bounded(mended, tainted=True)
+
+    def _excuse_followers(self) -> None:
+        """Of several wrong taps that rest on one value without a tap, and with nothing right beside them that rests
+        on it, blame the first: the mistake is in that value."""
+        wrong = {finding.tap for finding in self.findings if finding.kind == "error"}
+        users: dict[int, list[str]] = {}
+        for name, operations in self._made_by.items():
+            for operation in operations:
+                users.setdefault(operation, []).append(name)
+        for names in users.values():
+            first, *followers = names
+            if wrong.issuperset(names):
+                for name in followers:
+                    self._excuse(name, first)
+
+    def _excuse(self, name: str, first: str) -> None:
+        text = f"differs too, as it rests on a value without a tap that it shares with {first}, which is wrong"
+        self.findings = [f for f in self.findings if f.tap != name]
+        self.findings.append(Finding(name, "note", "shared", text))
+        self.judgements = [
+            dataclasses.replace(judgement, status="unusual") if judgement.tap == name else judgement
+            for judgement in self.judgements
+        ]
 
     # --- more about what was judged
 
@@ -400,6 +426,10 @@ class Trial:
         except _TooFar:
             return False
         return True
+
+
+def _whole(x: Bounded | Deferred) -> Bounded:
+    return x.whole() if isinstance(x, Deferred) else x
 
 
 def _found_under(name: str, entries: Mapping[str, Any]) -> str | None:

@@ -1,0 +1,445 @@
+"""The check as a whole, on ports whose operators are ours but for the mistake in question."""
+
+import json
+
+import numpy as np
+import pytest
+from foreign import cut_to, dump, float16, stored, with_operands
+from memory import peak_growth
+from networks import MODELS, random_weights, tiny
+
+import npmobilevit as nm
+from npmobilevit import ops
+from npmobilevit.errors import BundleError, ConfigError, ShapeError
+from npmobilevit.scope import OpTable
+from npmobilevit.validation import check
+
+BLOCK = "mobilevit.encoder.layer.2"
+LAYER = f"{BLOCK}.transformer.layer.0"
+TASKS = (None, "classification", "segmentation")
+
+
+def model_of(task="classification", seed=0, **changes):
+    config = tiny(**changes)
+    weights = random_weights(config, task, seed=seed, dtype=np.float32)
+    return MODELS[task](config, weights)
+
+
+def pixels(*shape, seed=0):
+    return np.random.default_rng(seed).random(shape, np.float32)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return model_of()
+
+
+@pytest.fixture(scope="module")
+def x():
+    return pixels(2, 3, 64, 96)
+
+
+@pytest.fixture(scope="module")
+def honest(model, x):
+    return dump(model, x)
+
+
+def failing(report):
+    return [finding.tap for finding in report.failures]
+
+
+def kinds(report):
+    return {finding.tap: finding.kind for finding in report.findings}
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("shape", [(1, 3, 64, 64), (2, 3, 57, 83)])
+def test_an_honest_port_passes_at_every_tap(task, shape):
+    model = model_of(task)
+    taps = dump(model, pixels(*shape))
+    report = check(taps, model)
+    assert report.verdict == "pass"
+    assert report.findings == ()
+    assert report.unchecked == ()
+    assert report.behaves_as == "fp32"
+    assert [j.tap for j in report.judgements] == list(taps)[1:]
+    assert all(j.ratio <= 1 and j.status == "right" for j in report.judgements)
+    assert {j.test for j in report.judgements} == {"local", "exact"}
+
+
+def conv_with(condition, **changed):
+    """conv2d with other arguments where the condition on the weight holds."""
+
+    def conv2d(x, *, weight, **arguments):
+        found = changed if condition(weight, arguments) else {}
+        return ops.conv2d(x, **{"weight": weight, **arguments, **{k: f(weight, arguments) for k, f in found.items()}})
+
+    return conv2d
+
+
+def once(condition, wrong, right):
+    """An operator that is wrong at its calls for which the condition holds."""
+    return lambda *a, **k: (wrong if condition(*a, **k) else right)(*a, **k)
+
+
+MISTAKES = {
+    "kernels flipped": (
+        {
+            "conv2d": conv_with(
+                lambda w, a: a["groups"] > 1 and a["stride"] == 2, weight=lambda w, a: w[:, :, ::-1, ::-1]
+            )
+        },
+        [
+            "mobilevit.encoder.layer.1.layer.0.conv_3x3.convolution",
+            *(f"mobilevit.encoder.layer.{i}.downsampling_layer.conv_3x3.convolution" for i in (2, 3, 4)),
+        ],
+    ),
+    "scale of the attention twice": (
+        {"attention_scores": lambda q, k: ops.attention_scores(q, k) / 2},
+        [
+            f"mobilevit.encoder.layer.{i}.transformer.layer.{j}.attention.attention"
+            for i, depth in ((2, 2), (3, 4), (4, 3))
+            for j in range(depth)
+        ],
+    ),
+    "two heads for four": (
+        {"split_heads": lambda x, heads: ops.split_heads(x, 2)},
+        [
+            f"mobilevit.encoder.layer.{i}.transformer.layer.{j}.attention.attention"
+            for i, depth in ((2, 2), (3, 4), (4, 3))
+            for j in range(depth)
+        ],
+    ),
+    "concatenated in the wrong order": (
+        {"concat_channels": lambda maps: ops.concat_channels(maps[::-1])},
+        [f"mobilevit.encoder.layer.{i}.fusion.convolution" for i in (2, 3, 4)],
+    ),
+    "maximum for average": (
+        {"global_avg_pool": lambda x: x.max(axis=(2, 3))},
+        ["classifier"],
+    ),
+    "raster quarters for patches": (  # seen by three taps, blamed at the first
+        {
+            "unfold_patches": lambda x, p: (
+                x.reshape(x.shape[0], x.shape[1], p * p, -1)
+                .transpose(0, 2, 3, 1)
+                .reshape(x.shape[0] * p * p, -1, x.shape[1])
+            )
+        },
+        [f"mobilevit.encoder.layer.{i}.transformer.layer.0.layernorm_before" for i in (2, 3, 4)],
+    ),
+    "eps of the batch normalisation": (
+        {"batch_norm": lambda x, **k: ops.batch_norm(x, **k, eps=1e-3)},
+        "every normalization",
+    ),
+    "eps of the layer normalisation": (
+        {"layer_norm": lambda x, *, eps, **k: ops.layer_norm(x, **k, eps=1e-3)},
+        "every layernorm",
+    ),
+    "GELU for SiLU in the transformer": (
+        {"activations": {**ops.ACTIVATIONS, "silu": once(lambda x: x.ndim == 3, ops.gelu, ops.silu)}},
+        "every intermediate_act_fn",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_found_where_it_is_and_nowhere_else(name, model, x):
+    operators, places = MISTAKES[name]
+    report = check(dump(model, x, **operators), model)
+    if isinstance(places, str):
+        leaf = places.removeprefix("every ")
+        names = [j.tap for j in report.judgements]
+        places = [n for n in names if n.rpartition(".")[2].startswith(leaf)]
+    assert report.verdict == "fail"
+    assert sorted(failing(report)) == sorted(places)
+    assert not report.passed
+
+
+def test_several_mistakes_are_all_found(model, x):
+    chosen = ["kernels flipped", "scale of the attention twice", "maximum for average"]
+    operators = {k: v for name in chosen for k, v in MISTAKES[name][0].items()}
+    report = check(dump(model, x, **operators), model)
+    assert sorted(failing(report)) == sorted(place for name in chosen for place in MISTAKES[name][1])
+
+
+@pytest.mark.parametrize("index", [0, 3, 7])
+def test_one_wrong_element_is_found_and_only_its_tap_and_its_readers_can_tell(model, x, honest, index):
+    """Three tolerances in one element: the tap itself fails."""
+    name = f"{BLOCK}.conv_kxk.convolution"
+    judgement = next(j for j in check(honest, model).judgements if j.tap == name)
+    wrong = np.array(honest[name], np.float64)
+    wrong.reshape(-1)[index] += 3 * judgement.resolution
+    report = check({**honest, name: wrong}, model)
+    assert failing(report)[0] == name
+
+
+def test_taps_that_are_missing_widen_the_region(model, x, honest):
+    keep = ("pixel_values", "logits", "fusion", "conv_3x3", "conv_stem")
+    some = {name: value for name, value in honest.items() if name.rpartition(".")[2] in keep}
+    report = check(some, model)
+    assert report.passed
+    assert set(report.unchecked) == honest.keys() - some.keys()
+    stem = report.judgements[0]
+    assert stem.tap == "mobilevit.conv_stem"
+    assert stem.region == tuple(
+        f"mobilevit.conv_stem.{leaf}" for leaf in ("convolution", "normalization", "activation")
+    )
+    assert next(j for j in report.judgements if j.tap == f"{BLOCK}.downsampling_layer.conv_3x3").test == "local"
+
+
+def test_a_mistake_within_a_region_is_found_at_its_end(model, x):
+    taps = dump(model, x, batch_norm=lambda x, **k: ops.batch_norm(x, **k, eps=1e-3))
+    some = {name: value for name, value in taps.items() if name in ("pixel_values", "mobilevit.conv_stem", "logits")}
+    assert failing(check(some, model))[0] == "mobilevit.conv_stem"
+
+
+def test_the_ends_alone_are_screened(model, x, honest):
+    ends = {name: honest[name] for name in ("pixel_values", "logits")}
+    report = check(ends, model)
+    assert report.verdict == "screened"
+    assert report.passed
+    assert report.judgements[-1].test == "screened"
+    wrong = dump(model, x, split_heads=lambda x, heads: ops.split_heads(x, 2))
+    assert check({**ends, "logits": wrong["logits"]}, model).verdict == "fail"
+
+
+def test_without_the_last_tap_the_verdict_is_screened(model, honest):
+    some = {name: value for name, value in honest.items() if name not in ("logits", "classifier")}
+    assert check(some, model).verdict == "screened"
+    some["classifier"] = honest["classifier"]  # the same values as the logits
+    assert check(some, model).verdict == "pass"
+
+
+def test_not_a_number_is_found_where_it_begins(model, honest):
+    taps = {name: np.array(value) for name, value in honest.items()}
+    names = list(taps)
+    first = names.index(f"{BLOCK}.conv_kxk.activation")
+    for name in names[first:]:
+        taps[name].reshape(-1)[: taps[name].size // 2] = np.nan
+    report = check(taps, model)
+    assert failing(report) == [f"{BLOCK}.conv_kxk.activation"]
+    assert kinds(report)[f"{BLOCK}.conv_kxk.activation"] == "non-finite"
+    assert "NaN" in report.failures[0].message
+    assert report.verdict == "fail"
+
+
+def test_infinity_in_one_tap_alone_is_that_taps(model, honest):
+    name = f"{LAYER}.intermediate.dense"
+    wrong = np.array(honest[name])
+    wrong[0, 0, 0] = np.inf
+    report = check({**honest, name: wrong}, model)
+    assert failing(report) == [name]
+    assert report.failures[0].kind == "non-finite"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda a: a.transpose(0, 2, 3, 1), "N, H, W, C"),
+        (lambda a: a.transpose(0, 1, 3, 2), "N, C, W, H"),
+        (lambda a: a[:, ::-1], "channels"),
+        (lambda a: np.ascontiguousarray(a.transpose(0, 2, 3, 1)).reshape(a.shape), "N, H, W, C"),
+    ],
+)
+def test_a_dump_in_another_layout_is_said_and_blames_nobody_else(model, honest, change, words):
+    name = f"{BLOCK}.fusion.convolution"
+    report = check({**honest, name: change(honest[name])}, model)
+    assert failing(report) == [name]
+    assert report.failures[0].kind == "layout"
+    assert words in report.failures[0].message
+
+
+def test_swapped_names_are_said_and_blame_nobody_else(model, honest):
+    query, key = (f"{LAYER}.attention.attention.{leaf}" for leaf in ("query", "key"))
+    report = check({**honest, query: honest[key], key: honest[query]}, model)
+    assert failing(report) == [query, key]
+    assert {finding.kind for finding in report.failures} == {"misnamed"}
+
+
+def test_a_wrong_shape_is_said_and_blames_nobody_else(model, honest):
+    name = f"{BLOCK}.conv_projection.activation"
+    report = check({**honest, name: honest[name][:, :-1]}, model)
+    assert failing(report) == [name]
+    assert report.failures[0].kind == "shape"
+    assert str(honest[name].shape) in report.failures[0].message
+
+
+def test_names_that_mean_nothing_are_told_but_decide_nothing(model, honest):
+    report = check({**honest, "mobilevit.frobnicator": np.zeros(3), "mobilevit.x.dropout": np.zeros(3)}, model)
+    assert report.verdict == "pass"
+    assert kinds(report) == {"mobilevit.frobnicator": "extra"}
+
+
+def test_the_prefix_may_be_left_out(model, honest):
+    report = check({name.removeprefix("mobilevit."): value for name, value in honest.items()}, model)
+    assert report.verdict == "pass"
+    assert report.findings == ()
+
+
+def test_extras_are_judged_when_they_are_there(model, x):
+    extras = [
+        f"{LAYER}.attention.attention.scores",
+        f"{LAYER}.attention.attention.probs",
+        f"{BLOCK}.unfolded",
+        f"{BLOCK}.folded",
+    ]
+    taps = dump(model, x, extras)
+    report = check(taps, model)
+    assert report.verdict == "pass"
+    tests = {j.tap: j.test for j in report.judgements}
+    assert [tests[name] for name in extras] == ["local", "local", "exact", "exact"]
+    taps[extras[2]] = np.nextafter(taps[extras[2]], np.float32(9))  # moved data may not change at all
+    assert extras[2] in failing(check(taps, model))
+
+
+def test_pixel_values_may_come_apart(model, x, honest):
+    rest = {name: value for name, value in honest.items() if name != "pixel_values"}
+    with pytest.raises(BundleError, match="pixel_values") as caught:
+        check(rest, model)
+    assert caught.value.code == "bundle-no-input"
+    assert check(rest, model, pixel_values=x).verdict == "pass"
+    assert check(honest, model, pixel_values=x).verdict == "pass"
+    report = check(honest, model, pixel_values=x + np.float32(0.1))
+    assert failing(report) == ["pixel_values"]  # and the port is judged on its own
+    with pytest.raises(ShapeError):
+        check(rest, model, pixel_values=x[0])
+    with pytest.raises(BundleError, match="pixel_values"):
+        check({**honest, "pixel_values": x[0]}, model)
+
+
+def test_injection_judges_each_region_on_the_recorded_input(model, x):
+    golden = {name: np.float64(value) for name, value in dump(model, x).items()}
+    name = f"{BLOCK}.conv_kxk.normalization"
+    port = {**golden, name: golden[name] * 1.01}
+    report = check(port, model, inputs=golden)
+    assert failing(report) == [name]
+    assert failing(check(port, model)) == [name, f"{BLOCK}.conv_kxk.activation"]
+
+
+def test_tf32_undeclared_is_recognised(model, x):
+    taps = dump(model, x, **with_operands(cut_to(11)))
+    report = check(taps, model)
+    assert report.verdict == "fail"
+    assert report.behaves_as == "tf32"
+    declared = check(taps, model, profile="tf32")
+    assert declared.verdict == "pass"
+    assert declared.behaves_as == "tf32"
+
+
+@pytest.mark.parametrize(("profile", "narrow"), [("bf16", cut_to(8)), ("fp16", float16)])
+def test_half_precision_is_recognised(model, x, profile, narrow):
+    taps = dump(model, x, **stored(narrow))
+    report = check(taps, model)
+    assert report.verdict == "fail"
+    assert report.behaves_as == profile
+    assert check(taps, model, profile=profile).passed
+
+
+def test_a_mistake_is_no_arithmetic(model, x):
+    operators, _ = MISTAKES["two heads for four"]
+    assert check(dump(model, x, **operators), model).behaves_as is None
+
+
+def test_float32_declared_as_bfloat16_behaves_as_float32(model, honest):
+    report = check(honest, model, profile="bf16")
+    assert report.passed
+    assert report.behaves_as == "fp32"
+
+
+def test_results_are_judged_on_the_ports_own_logits(model, honest):
+    probabilities = ops.softmax(honest["logits"])
+    labels = honest["logits"].argmax(-1)
+    report = check({**honest, "probabilities": probabilities, "labels": labels}, model)
+    assert report.verdict == "pass"
+    report = check({**honest, "probabilities": probabilities[:, ::-1], "labels": labels + 1}, model)
+    assert failing(report) == ["probabilities", "labels"]
+    some = {"pixel_values": honest["pixel_values"], "conv_stem": honest["mobilevit.conv_stem"], "labels": labels}
+    assert "labels" in check(some, model).unchecked
+
+
+def test_a_mask_is_judged_at_its_size():
+    model = model_of("segmentation", output_stride=16)
+    taps = dump(model, pixels(1, 3, 64, 96))
+    resized = ops.resize_bilinear(taps["logits"], (64, 96)).argmax(1)
+    assert check({**taps, "mask": resized}, model, target_size=(64, 96)).verdict == "pass"
+    assert check({**taps, "mask": taps["logits"].argmax(1)}, model).verdict == "pass"
+    assert failing(check({**taps, "mask": (resized + 1) % 5}, model, target_size=(64, 96))) == ["mask"]
+
+
+def test_the_picture_is_judged_with_the_processor():
+    pipeline = nm.load("cifar10-xx-small")
+    picture = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
+    pixel_values = pipeline.pixel_values(picture)
+    taps = dump(pipeline.network, pixel_values)
+    assert check(taps, pipeline, image=picture).verdict == "pass"
+    rest = {name: value for name, value in taps.items() if name != "pixel_values"}
+    assert check(rest, pipeline, image=picture).passed
+    wrong = dump(pipeline.network, pixel_values[:, ::-1].copy())
+    assert failing(check(wrong, pipeline, image=picture)) == ["pixel_values"]
+    with pytest.raises(ConfigError, match="processor"):
+        check(taps, pipeline.network, image=picture)
+
+
+def test_fixed_point_is_judged_by_the_stated_scales(tmp_path, model, x):
+    """A port in fixed point: every value rounded to a step of its tap, each region on the rounded one."""
+    step = 2.0**-8
+    entries = {}
+
+    def fixed(x):
+        return np.round(np.asarray(x, np.float64) / step) * step
+
+    wrapped = {
+        name: (lambda *a, _f=f, **k: fixed(_f(*a, **k)).astype(np.float32))
+        for name, f in OpTable()._asdict().items()
+        if callable(f) and name not in ("softmax", "attention_scores")
+    }
+    activations = {name: (lambda x, _f=f: fixed(_f(x)).astype(np.float32)) for name, f in ops.ACTIVATIONS.items()}
+    current = dump(model, fixed(x).astype(np.float32), **wrapped, activations=activations)
+    for i, (name, value) in enumerate(current.items()):
+        np.round(value / step).astype("<i4").tofile(tmp_path / f"{i}.bin")
+        entries[name] = {
+            "file": f"{i}.bin",
+            "dtype": "int32",
+            "shape": list(value.shape),
+            "layout": "NCHW",
+            "scale": step,
+            "zero_point": 0,
+        }
+    (tmp_path / "manifest.json").write_text(json.dumps({"taps": entries}))
+    report = check(tmp_path, model, profile="fixed")
+    assert report.failures == ()
+    name = f"{BLOCK}.conv_kxk.convolution"
+    wrong = np.round(current[name] / step)
+    wrong[0, 0, 0, 0] += 40
+    wrong.astype("<i4").tofile(tmp_path / entries[name]["file"])
+    assert name in failing(check(tmp_path, model, profile="fixed"))
+
+
+def test_a_profile_that_does_not_exist_is_refused(model, honest):
+    with pytest.raises(ConfigError, match="fp32, tf32"):
+        check(honest, model, profile="fp23")
+
+
+def test_the_same_candidate_gets_the_same_report(model, honest):
+    ends = {name: honest[name] for name in ("pixel_values", "mobilevit.encoder.layer.2", "logits")}
+    assert check(ends, model).to_json() == check(ends, model).to_json()
+
+
+def test_huge_values_are_wrong_and_end_nothing(model, honest):
+    name = "mobilevit.conv_stem.normalization"
+    wrong = np.array(honest[name])
+    wrong[0, 0, 0, 0] = 1e38
+    report = check({**honest, name: wrong}, model)
+    assert failing(report)[0] == name
+
+
+def test_all_taps_of_an_xx_small_port_take_little_memory():
+    setup = """
+import numpy as np, npmobilevit as nm
+from npmobilevit.scope import OpTable
+from npmobilevit.validation import check
+pipeline = nm.load("cifar10-xx-small")
+taps = pipeline.network.taps(np.random.default_rng(0).random((1, 3, 256, 256), np.float32))
+"""
+    assert peak_growth(setup, "assert check(taps, pipeline).verdict == 'pass'") < 400
