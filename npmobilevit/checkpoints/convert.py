@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -17,7 +15,7 @@ from npmobilevit.checkpoints.families import infer_head
 from npmobilevit.checkpoints.files import shown, write_atomically
 from npmobilevit.checkpoints.folder import CONFIG, PROCESSOR, WEIGHTS
 from npmobilevit.checkpoints.json_file import write_json_object
-from npmobilevit.checkpoints.weights_file import write_safetensors
+from npmobilevit.checkpoints.weights_file import bfloat16_bits, safetensors_bytes, write_safetensors
 from npmobilevit.config import MobileViTConfig, expected_parameters
 from npmobilevit.errors import CheckpointError, ConfigError, WeightsError
 
@@ -75,7 +73,8 @@ def convert(
         if contents.processor is not None:
             write_json_object(partial / PROCESSOR, {**_PROCESSOR_DEFAULTS, **contents.processor})
         if chosen == "bfloat16":
-            _write_bfloat16(partial / WEIGHTS, converted)
+            data = safetensors_bytes(converted, {"format": "pt"}, uint16_as="BF16")
+            write_atomically(partial / WEIGHTS, data)
         else:
             write_safetensors(partial / WEIGHTS, converted)
         _put_in_place(partial, target)
@@ -155,33 +154,8 @@ def _rounded(values: NDArray[Any], dtype: str, name: str) -> NDArray[Any]:
     if values.dtype.kind != "f":
         return values.astype(np.int64)
     with np.errstate(over="ignore"):  # becomes infinity, which is refused
-        rounded = _bfloat16(values) if dtype == "bfloat16" else values.astype(dtype)
+        rounded = bfloat16_bits(values) if dtype == "bfloat16" else values.astype(dtype)
     finite = (rounded & 0x7F80) != 0x7F80 if dtype == "bfloat16" else np.isfinite(rounded)
     if not finite.all():
         raise WeightsError(f"{shown([name])} holds values beyond {dtype}; choose another dtype", "weights-not-finite")
     return rounded
-
-
-def _bfloat16(values: NDArray[Any]) -> NDArray[np.uint16]:
-    """The upper half of each float32, rounded to nearest, halves to even."""
-    single = values.astype(np.float32)
-    bits = single.view(np.uint32)
-    # a float64 that float32 rounds to a half lies above or below that half
-    beyond = np.sign(np.abs(values) - np.abs(single.astype(values.dtype))).astype(np.int64)
-    bits = np.where(bits & 0xFFFF == 0x8000, bits + beyond, bits).astype(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-
-
-def _write_bfloat16(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
-    """Write the format itself, as NumPy has no bfloat16 that the library would take; see `weights_file`."""
-    stored = {"uint16": "BF16", "int64": "I64"}
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    body = bytearray()
-    for name, values in sorted(tensors.items(), key=lambda item: -item[1].itemsize):  # the larger ones stay aligned
-        start = len(body)
-        body += values.astype(values.dtype.newbyteorder("<")).tobytes()
-        offsets = [start, len(body)]
-        header[name] = {"dtype": stored[values.dtype.name], "shape": values.shape, "data_offsets": offsets}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    write_atomically(path, len(text).to_bytes(8, "little") + text + body)

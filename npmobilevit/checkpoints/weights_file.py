@@ -1,15 +1,16 @@
-"""model.safetensors: named arrays in and out, with every damaged or foreign file refused by name.
+"""Named arrays in safetensors files, in and out, with every damaged or foreign file refused by name.
 
 The format is eight bytes with the length of a JSON header, the header, and the raw values:
-https://huggingface.co/docs/safetensors.
+https://huggingface.co/docs/safetensors. `read_stored` takes any tensors, `read_safetensors` only what can be weights.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,7 +24,16 @@ MAX_WEIGHTS_BYTES = 4 * 2**30
 MAX_TENSORS = 10_000
 """Most tensors a file may hold. A MobileViT has 377; 200 000 one-byte tensors take seconds to parse."""
 
-_STORED_AS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8"}
+STORED_AS: Mapping[str, str] = MappingProxyType(
+    {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+    | {f"I{bits}": f"int{bits}" for bits in (64, 32, 16, 8)}
+    | {f"U{bits}": f"uint{bits}" for bits in (64, 32, 16, 8)}
+    | {"BOOL": "bool"}
+)
+"""Types of the format, by NumPy's names and that of bfloat16, which NumPy has not."""
+
+_IN_BYTES = {"bfloat16": "uint16", "bool": "uint8"}  # a byte may be neither False nor True
+_OF_WEIGHTS = ("F64", "F32", "F16", "BF16", "I64")
 _WRITABLE = ("float64", "float32", "float16", "int64")
 
 _MAX_HEADER_BYTES = 10_000_000  # more than MAX_TENSORS entries need; less than "PK\x03\x04" read as a length
@@ -40,15 +50,97 @@ _FOREIGN = (
 )
 
 
-def read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
-    """Read all tensors of the safetensors file at `path`.
+class StoredTensors(Mapping[str, NDArray[Any]]):
+    """The tensors of a safetensors file, in the order of their bytes.
 
-    The file is read at once, not mapped: a mapped file that shrinks kills the process.
+    They are read-only views of the bytes of the file, of which there is no second copy. What NumPy cannot view is
+    converted whenever it is asked for: bfloat16 to float32, which holds each of its values exactly, and bool.
+
+    Attributes
+    ----------
+    dtypes : mapping of str to str
+        Types as stored: names of NumPy and "bfloat16".
+    metadata : mapping of str to str
+    """
+
+    def __init__(
+        self, views: Mapping[str, NDArray[Any]], dtypes: Mapping[str, str], metadata: Mapping[str, str]
+    ) -> None:
+        self._views = views
+        self.dtypes = dtypes
+        self.metadata = metadata
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        view = self._views[name]
+        if self.dtypes[name] == "bfloat16":
+            return from_bfloat16_bits(view)
+        return view != 0 if self.dtypes[name] == "bool" else view.astype(view.dtype.newbyteorder("="), copy=False)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._views)
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+
+def read_stored(path: Path, *, allowed: Collection[str] = tuple(STORED_AS), advice: str | None = None) -> StoredTensors:
+    """Read the safetensors file at `path`, whatever values it holds.
+
+    The file is read at once, not mapped: a mapped file that shrinks kills the process. The header is read here and
+    not by the safetensors library, which would copy all that follows it.
 
     Parameters
     ----------
     path : Path
         A regular file of at most `MAX_WEIGHTS_BYTES` bytes and `MAX_TENSORS` tensors.
+    allowed : collection of str
+        Of the types of `STORED_AS`.
+    advice : str, optional
+        What to do about a damaged file, where that is not to get a whole or another checkpoint.
+
+    Returns
+    -------
+    StoredTensors
+
+    Raises
+    ------
+    WeightsError
+        If the file is damaged, is of another format or holds another dtype.
+    CheckpointError
+        If the file cannot be read.
+    """
+    size = regular_file_size(path)
+    if size > MAX_WEIGHTS_BYTES:
+        raise WeightsError(f"{path}: {size} bytes, but at most {MAX_WEIGHTS_BYTES} are read", "weights-too-large")
+    data = read_at_once(path)
+    _refuse_too_many_tensors(data, path)
+    try:
+        header, metadata = _header(data)
+        entries = _entries(header)
+        _refuse_dtypes({name: entry.dtype for name, entry in entries.items()}, allowed, path)
+        body = memoryview(data)[_header_end(data) :]
+        _refuse_gaps(entries, len(body))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, WeightsError):
+            raise
+        code, reason = _diagnosis(data)
+        reason = reason if advice is None else f"{reason.rpartition('; ')[0]}; {advice}"
+        raise WeightsError(f"{path} is not a whole safetensors file: {reason}", code) from error
+    where = f"{path} is not a whole safetensors file"
+    views = {
+        name: _view(body, entry, f"{where}: {shown([name])}", advice or _DOWNLOAD_AGAIN)
+        for name, entry in entries.items()
+    }
+    return StoredTensors(views, {name: STORED_AS[entry.dtype] for name, entry in entries.items()}, metadata)
+
+
+def read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
+    """Read all tensors of the safetensors file at `path`, which have to be such as weights are.
+
+    Parameters
+    ----------
+    path : Path
+        See `read_stored`.
 
     Returns
     -------
@@ -63,20 +155,7 @@ def read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
     CheckpointError
         If the file cannot be read.
     """
-    import safetensors
-
-    size = regular_file_size(path)
-    if size > MAX_WEIGHTS_BYTES:
-        raise WeightsError(f"{path}: {size} bytes, but at most {MAX_WEIGHTS_BYTES} are read", "weights-too-large")
-    data = read_at_once(path)
-    _refuse_too_many_tensors(data, path)
-    try:
-        entries = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]
-    except safetensors.SafetensorError as error:
-        code, reason = _diagnosis(data)
-        raise WeightsError(f"{path} is not a whole safetensors file: {reason}", code) from error
-    _refuse_dtypes({name: entry["dtype"] for name, entry in entries.items()}, path)
-    tensors = {name: _array(entry, name, path) for name, entry in entries.items()}
+    tensors = {name: np.array(view) for name, view in read_stored(path, allowed=_OF_WEIGHTS).items()}
     refuse_values(tensors, path)
     return tensors
 
@@ -110,36 +189,143 @@ def write_safetensors(path: Path, tensors: Mapping[str, ArrayLike], metadata: Ma
     write_atomically(path, save(stored, metadata={"format": "pt"} if metadata is None else dict(metadata)))
 
 
+def safetensors_bytes(
+    tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], *, uint16_as: str = "U16"
+) -> bytes:
+    """The safetensors file of `tensors`: always the same bytes, as the library's metadata are in an order of chance.
+
+    Parameters
+    ----------
+    tensors : mapping of str to ndarray
+        In any of NumPy's types in `STORED_AS`.
+    metadata : mapping of str to str
+    uint16_as : {"U16", "BF16"}
+        "BF16" where they are the bits of bfloat16 numbers, a type that NumPy has not.
+
+    Returns
+    -------
+    bytes
+    """
+    types = {numpy: stored for stored, numpy in STORED_AS.items()} | {"uint16": uint16_as}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    body, end = [], 0
+    for name, array in sorted(tensors.items(), key=lambda item: -item[1].itemsize):  # so all of them are aligned
+        begin, end = end, end + array.nbytes
+        header[name] = {"dtype": types[array.dtype.name], "shape": array.shape, "data_offsets": [begin, end]}
+        body.append(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *body])
+
+
+def bfloat16_bits(values: NDArray[Any]) -> NDArray[np.uint16]:
+    """Floats as bfloat16, the upper half of a float32; rounded to nearest, halves to even."""
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity less infinity, where no half is
+        single = values.astype(np.float32)
+        # a float64 that float32 rounds to a half lies above or below that half
+        beyond = np.nan_to_num(np.sign(np.abs(values) - np.abs(single.astype(values.dtype)))).astype(np.int64)
+    bits = single.view(np.uint32)
+    bits = np.where(bits & 0xFFFF == 0x8000, bits + beyond, bits).astype(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return np.where(np.isnan(single), np.uint16(0x7FC0), rounded)  # else a NaN may round to infinity or zero
+
+
+def from_bfloat16_bits(bits: NDArray[Any]) -> NDArray[np.float32]:
+    """Float32 of the same values."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
 def _dense(array: NDArray[Any]) -> NDArray[Any]:
     # safetensors 0.8.0 writes the bytes from the array's first element on, whatever its strides: other layouts
     # come out wrong without an error. Not np.ascontiguousarray, which gives a scalar array a dimension.
     return np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
 
 
-def _array(entry: Mapping[str, Any], name: str, path: Path) -> NDArray[Any]:
-    stored = np.frombuffer(entry["data"], dtype=_STORED_AS[entry["dtype"]])
-    if entry["dtype"] == "BF16":
-        values = (stored.astype(np.uint32) << 16).view(np.float32)  # bfloat16 is the upper half of a float32
-    else:
-        values = stored.astype(stored.dtype.newbyteorder("="))
+class _Entry(NamedTuple):
+    """A tensor in the header; `begin` and `end` count bytes behind the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def _header_end(data: bytes) -> int:
+    return 8 + int.from_bytes(data[:8], "little")
+
+
+def _header(data: bytes) -> tuple[dict[str, Any], dict[str, str]]:
+    """The header without and with its metadata; raise ValueError or RecursionError if it is none."""
+    if len(data) < 8 or _header_end(data) > min(len(data), 8 + _MAX_HEADER_BYTES):
+        raise ValueError("length of the header")
+    header = json.loads(data[8 : _header_end(data)].decode("utf-8"), object_pairs_hook=_unique)
+    metadata = header.pop("__metadata__", {}) if isinstance(header, dict) else None
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise ValueError("header or metadata is no object")
+    return header, metadata
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name comes twice")
+    return found
+
+
+def _entries(header: Mapping[str, Any]) -> dict[str, _Entry]:
+    """The tensors in the order of their bytes; raise ValueError if they are not described as tensors are."""
+    entries = {}
+    for name, entry in header.items():
+        name.encode()  # half a surrogate pair is no text
+        if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
+            raise ValueError("entry")
+        dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if not (isinstance(dtype, str) and _are_sizes(shape) and _are_sizes(offsets) and len(offsets) == 2):
+            raise ValueError("dtype, shape or offsets")
+        entries[name] = _Entry(dtype, tuple(shape), *offsets)
+    return dict(sorted(entries.items(), key=lambda item: item[1][2:]))
+
+
+def _are_sizes(values: object) -> bool:
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**64 for value in values)
+
+
+def _refuse_gaps(entries: Mapping[str, _Entry], size: int) -> None:
+    """Raise ValueError unless the tensors cover all `size` bytes, one behind the other."""
+    end = 0
+    for entry in entries.values():
+        if entry.begin != end or entry.end < end:
+            raise ValueError("hole or overlap")
+        end = entry.end
+    if end != size:
+        raise ValueError("bytes missing or left over")
+
+
+def _view(body: memoryview, entry: _Entry, where: str, advice: str) -> NDArray[Any]:
+    dtype = STORED_AS[entry.dtype]
+    stored = np.frombuffer(body[entry.begin : entry.end], np.uint8)
     try:
-        return values.reshape(entry["shape"])
+        return stored.view(np.dtype(_IN_BYTES.get(dtype, dtype)).newbyteorder("<")).reshape(entry.shape)
     except (ValueError, OverflowError) as error:
-        raise WeightsError(f"{path}: {shown([name])} has a shape NumPy cannot hold", "weights-damaged") from error
+        raise WeightsError(
+            f"{where} has {entry.end - entry.begin} bytes, which are no array that NumPy can hold of {dtype} in the "
+            f"shape {str(entry.shape)[:80]}; {advice}",
+            "weights-damaged",
+        ) from error
 
 
 def _refuse_too_many_tensors(data: bytes, path: Path) -> None:
-    header_end = 8 + int.from_bytes(data[:8], "little")
+    header_end = _header_end(data)
     count = data.count(b'"data_offsets"', 8, header_end) if header_end <= len(data) else 0
     if count > MAX_TENSORS:
         raise WeightsError(f"{path}: {count} tensors, but at most {MAX_TENSORS} are read", "weights-too-many-tensors")
 
 
-def _refuse_dtypes(dtypes: Mapping[str, str], path: Path) -> None:
-    refused = [f"{name} ({dtype})" for name, dtype in dtypes.items() if dtype not in _STORED_AS]
+def _refuse_dtypes(dtypes: Mapping[str, str], allowed: Collection[str], path: Path) -> None:
+    refused = [f"{name} ({dtype})" for name, dtype in dtypes.items() if dtype not in allowed]
     if refused:
         raise WeightsError(
-            f"{path}: cannot read {shown(refused)}; only {', '.join(_STORED_AS)}: convert the weights to float32",
+            f"{path}: cannot read {shown(refused)}; only {', '.join(allowed)}: convert them to float32",
             "weights-dtype",
         )
 
@@ -168,7 +354,7 @@ def _diagnosis(data: bytes) -> tuple[str, str]:
     expected = _expected_size(data)
     if expected is not None and expected > len(data):
         return "weights-truncated", f"{len(data)} bytes of at least {expected} are there; {_DOWNLOAD_AGAIN}"
-    foreign = foreign_format(data)
+    foreign = foreign_format(data) if expected is None else None  # the length of a header may look like anything
     if foreign is not None:
         return foreign
     if len(data) < 8:
@@ -186,7 +372,7 @@ def foreign_format(data: bytes) -> tuple[str, str] | None:
 
 def _expected_size(data: bytes) -> int | None:
     """Size that the header promises, as far as it can be read; None where it is no such header."""
-    header_end = 8 + int.from_bytes(data[:8], "little")
+    header_end = _header_end(data)
     if len(data) < 8 or header_end > 8 + _MAX_HEADER_BYTES:
         return None
     if header_end > len(data):

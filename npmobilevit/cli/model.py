@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from npmobilevit.pipeline import Pipeline, Task
 
 
-def load_model(model: str | None, task: Task = "classification") -> Pipeline:
+def load_model(model: str | None, task: Task = "classification", *, precision: str = "float32") -> Pipeline:
     """Load a model.
 
     Parameters
@@ -26,6 +26,7 @@ def load_model(model: str | None, task: Task = "classification") -> Pipeline:
     model : str or None
         Name or folder; None for the default of `task`.
     task : {"classification", "segmentation"}
+    precision : {"float32", "float64"}
 
     Returns
     -------
@@ -40,7 +41,7 @@ def load_model(model: str | None, task: Task = "classification") -> Pipeline:
 
     with warnings_as_lines():
         try:
-            return load(model, task=task)
+            return load(model, task=task, precision=precision)
         except NpMobileViTError as error:
             raise Stop(EXIT_MODEL, error.code, str(error)) from error
 

@@ -12,8 +12,9 @@ from npmobilevit.cli.batch import run_predict, run_segment
 from npmobilevit.cli.ending import usage
 from npmobilevit.cli.model import run_info, run_taps
 from npmobilevit.cli.store import run_convert, run_download, run_models
+from npmobilevit.cli.validate import run_record
 
-COMMANDS = ("predict", "segment", "models", "download", "convert", "info", "taps")
+COMMANDS = ("predict", "segment", "models", "download", "convert", "info", "taps", "record")
 
 INPUTS = """\
 INPUT is a picture (JPEG, PNG, WebP, BMP, GIF, TIFF), a folder of pictures,
@@ -53,6 +54,20 @@ examples:
   npmobilevit segment street.jpg --overlay street.overlay.jpg
   npmobilevit segment street.jpg -o mask.png --model deeplabv3-xx-small
   npmobilevit segment -r photos -o masks/ --overlay overlays/ --jsonl
+"""
+
+
+RECORD = f"""\
+INPUT is a picture, or the network's input itself: an .npy file, or an .npz or
+.safetensors file with an array named pixel_values.
+
+What is written is described in reference/bundles.md of the project.
+
+{CODES}
+examples:
+  npmobilevit record cat.jpg -o golden.safetensors --model small
+  npmobilevit record pixels.npy -o golden.safetensors --taps blocks --with-bounds
+  npmobilevit record cat.jpg -o golden/ --export hex --layout NHWC --dtype float16
 """
 
 
@@ -105,6 +120,8 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--size", type=_positive, nargs=2, metavar=("H", "W"), help="input size (default: the model's)"
     )
+    text = "record what the network puts out at every layer, for others to compare with"
+    _add_record(add("record", run_record, text, RECORD))
     return parser
 
 
@@ -128,6 +145,36 @@ def _add_convert(command: argparse.ArgumentParser) -> None:
         "--dtype", choices=("float32", "float16", "bfloat16"), help="of the weights (default: as stored)"
     )
     command.add_argument("--force", action="store_true", help="replace a checkpoint that is in DST already")
+
+
+def _add_record(command: argparse.ArgumentParser) -> None:
+    _add_json(command)
+    command.set_defaults(existing="refuse")
+    command.add_argument("input", metavar="INPUT", type=_path, help="picture or pixel_values; see below")
+    command.add_argument(
+        "-o", "--output", required=True, type=_path, metavar="PATH", help="file to write; with --export, a folder"
+    )
+    command.add_argument(
+        "--taps",
+        default="all",
+        metavar="all|blocks|stages|NAME,NAME",
+        help="what to record (default: all; see npmobilevit taps)",
+    )
+    command.add_argument(
+        "--precision", choices=("float32", "float64"), default="float64", help="of the arithmetic (default: float64)"
+    )
+    command.add_argument("--with-bounds", action="store_true", help="record what tolerances are made of, too")
+    command.add_argument(
+        "--max-bytes-per-tap", type=_positive, metavar="N", help="keep only fingerprints of larger values"
+    )
+    command.add_argument("--export", choices=("npy", "raw", "hex"), help="write a folder with a file for each tap")
+    command.add_argument("--layout", choices=("NCHW", "NHWC"), help="of exported values with four axes (default: NCHW)")
+    command.add_argument(
+        "--dtype",
+        choices=("float64", "float32", "float16", "bfloat16"),
+        help="of exported values (default: the precision)",
+    )
+    _add_force(command)
 
 
 def _add_predict(command: argparse.ArgumentParser) -> None:

@@ -422,8 +422,8 @@ def record(
     made.add(PIXELS, pixels)
     network.forward(network.scope(made.add), pixels)
     if not isinstance(names, str):
-        _refuse_unknown(names, made.seen)
-    bounds = _bounds(network, pixels, made.tensors) if with_bounds else {}
+        _refuse_unknown(names, list(made.first))
+    bounds = _bounds(network, pixels, made) if with_bounds else {}
     return Bundle(made.tensors, _facts(network, origin, made, bounds), made.fingerprints, bounds)
 
 
@@ -432,15 +432,17 @@ class _Recorder:
 
     def __init__(self, wanted: Callable[[str], bool], limit: int | None) -> None:
         self._wanted, self._limit = wanted, limit
-        self._first: dict[tuple[str, tuple[int, ...], str], str] = {}  # the tap with this type, shape and hash
-        self.seen: list[str] = []
+        self._equal: dict[tuple[str, tuple[int, ...], str], str] = {}  # the tap with this type, shape and hash
+        self.first: dict[str, str] = {}  # every tap, and the first that put out the very same array
+        self._last: tuple[Array | None, str] = (None, "")
         self.tensors: dict[str, Array] = {}
         self.hashes: dict[str, str] = {}
         self.aliases: dict[str, str] = {}
         self.fingerprints: dict[str, Fingerprint] = {}
 
     def add(self, name: str, x: Array) -> None:
-        self.seen.append(name)
+        self.first[name] = self._last[1] if x is self._last[0] else name
+        self._last = (x, self.first[name])
         if name != PIXELS and not self._wanted(name):
             return
         if not np.isfinite(x).all():
@@ -454,10 +456,10 @@ class _Recorder:
             self.hashes[name] = self.fingerprints[name].sha256
             return
         self.hashes[name] = tensor_sha256(x)
-        first = self._first.setdefault((x.dtype.name, x.shape, self.hashes[name]), name)
-        if first != name:
-            self.aliases[name] = first
-        self.tensors[name] = x if first == name else self.tensors[first]
+        stored = self._equal.setdefault((x.dtype.name, x.shape, self.hashes[name]), name)
+        if stored != name:
+            self.aliases[name] = stored
+        self.tensors[name] = x if stored == name else self.tensors[stored]
 
 
 def selected(names: Iterable[str], selection: str) -> list[str]:
@@ -504,20 +506,22 @@ def _network(model: Any) -> tuple[PreTrainedModel, dict[str, str]]:
     return pipeline.network, {"model": pipeline.name, **origin}
 
 
-def _bounds(network: PreTrainedModel, pixels: Array, kept: Mapping[str, Array]) -> dict[str, Bound]:
+def _bounds(network: PreTrainedModel, pixels: Array, made: _Recorder) -> dict[str, Bound]:
+    """Those of the arrays that are kept, each under the name that it is stored under."""
     from npmobilevit.validation.replay import recorded_terms
 
     def narrow(values: Array) -> NDArray[np.float32]:
         return np.asarray(values, np.float32)
 
-    terms = ((name, found) for name, _, found in recorded_terms(network, pixels) if name in kept)
+    stored_as = {made.first[name]: name for name in made.tensors if name not in made.aliases}
+    terms = ((stored_as[name], found) for name, _, found in recorded_terms(network, pixels) if name in stored_as)
     return {name: Bound(int(found.n), narrow(found.S), narrow(found.L)) for name, found in terms}
 
 
 def _facts(
     network: PreTrainedModel, origin: Mapping[str, str], made: _Recorder, bounds: Mapping[str, Bound]
 ) -> dict[str, Any]:
-    names = [name for name in made.seen if name in made.hashes]
+    names = [name for name in made.first if name in made.hashes]
     extra = [name for name in names if name.rpartition(".")[2] in EXTRA_TAPS]
     versions = {"npmobilevit": version("npmobilevit"), "numpy": np.__version__, "python": platform.python_version()}
     facts: dict[str, Any] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,8 +115,10 @@ def misnamed(expected: Array, tolerance: Array | float, others: Mapping[str, NDA
     str or None
         The first that fits.
     """
+    if not expected.size:
+        return None
     sample = _Sample.of(expected, tolerance)
-    same_shape = (name for name, other in others.items() if other.shape == expected.shape and other.size)
+    same_shape = (name for name, other in others.items() if other.shape == expected.shape)
     fitting = (name for name in same_shape if sample.fits(others[name]))
     return next((name for name in fitting if _within(others[name], expected, tolerance)), None)
 
@@ -124,7 +126,7 @@ def misnamed(expected: Array, tolerance: Array | float, others: Mapping[str, NDA
 class _Sample(NamedTuple):
     """A few elements of a tensor: whatever differs there need not be compared as a whole."""
 
-    place: tuple[NDArray[np.intp], ...]
+    flat: NDArray[np.intp]
     expected: Array
     tolerance: Array | float
 
@@ -132,11 +134,10 @@ class _Sample(NamedTuple):
     def of(cls, expected: Array, tolerance: Array | float) -> _Sample:
         # at random, for places at equal distances may all be zeros of the padding
         flat = np.random.default_rng(0).integers(expected.size, size=_SAMPLES)
-        place = np.unravel_index(flat, expected.shape)
-        return cls(place, expected[place], tolerance[place] if isinstance(tolerance, np.ndarray) else tolerance)
+        return cls(flat, expected.flat[flat], tolerance.flat[flat] if isinstance(tolerance, np.ndarray) else tolerance)
 
     def fits(self, array: NDArray[Any]) -> bool:
-        return _within(array[self.place], self.expected, self.tolerance)
+        return _within(array.flat[self.flat], self.expected, self.tolerance)
 
 
 def _within(found: NDArray[Any], expected: Array, tolerance: Array | float) -> bool:
@@ -150,19 +151,23 @@ def _reordered(found: NDArray[Any], shape: tuple[int, ...]) -> Iterator[tuple[st
     # Axes of length 1 lie anywhere; of the orders that differ in them alone the one with the tensor's own shape comes
     # first, and its words are used.
     orders = sorted(itertools.permutations(range(len(shape))), key=lambda order: found.shape != _permuted(shape, order))
-    seen = {tuple(range(len(shape)))} if found.shape == shape else set()
-    in_memory = {tuple(axis for axis in order if shape[axis] > 1) for order in seen}
+    in_memory = {_in_memory(shape, range(len(shape)))} if found.shape == shape else set()
     for order in orders:
-        key = tuple(axis for axis in order if shape[axis] > 1)
-        if key in in_memory:
+        if _in_memory(shape, order) in in_memory:
             continue
-        in_memory.add(key)
-        words = f"its axes are in the order {', '.join(letters[axis] for axis in order)}"
-        if found.shape != _permuted(shape, order):
-            words = f"its values are in the order {', '.join(letters[axis] for axis in order)} under another shape"
-        if order == tuple(sorted(order)):
+        in_memory.add(_in_memory(shape, order))
+        permuted, listed = _permuted(shape, order), ", ".join(letters[axis] for axis in order)
+        words = f"its axes are in the order {listed}"
+        if found.shape != permuted:
+            words = f"its values are in the order {listed} under another shape"
+        if order == tuple(range(len(shape))):
             words = f"its values are right, but in the shape {found.shape}"
-        yield words, found.reshape(_permuted(shape, order)).transpose(np.argsort(order))
+        yield words, found.reshape(permuted).transpose(np.argsort(order))
+
+
+def _in_memory(shape: tuple[int, ...], order: Iterable[int]) -> tuple[int, ...]:
+    """The order without the axes that make no difference to it."""
+    return tuple(axis for axis in order if shape[axis] > 1)
 
 
 def _permuted(shape: tuple[int, ...], order: tuple[int, ...]) -> tuple[int, ...]:

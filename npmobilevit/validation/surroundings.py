@@ -175,14 +175,17 @@ class _Step(NamedTuple):
         is_rescaled = self.processor.do_rescale and self.name in ("rescaled", "pixel_values")
         return 255 * self.processor.rescale_factor if is_rescaled else 255
 
-    def expected(self) -> NDArray[Any]:
-        """What this step, with all before it that are not given, makes of the tensor before: (1, 3, H, W)."""
+    def expected(self) -> Array:
+        """What this step, with all before it that are not given, makes of the tensor before: (1, 3, H, W).
+
+        The rescaling is done here, for its exact result, which the processor rounds to float32.
+        """
         if self.name == "picture":
-            return self.before.pixels
+            return self.before.pixels.astype(np.float64)
         switches: dict[str, Any] = {flag: name in self.taken for name, flag in STEPS.items() if flag is not None}
-        processor = dataclasses.replace(self.processor, **switches)
-        pixels: NDArray[Any] = processor(self.before.pixels[0], input_data_format="channels_first")["pixel_values"]
-        return pixels
+        processor = dataclasses.replace(self.processor, **(switches | {"do_rescale": False}))
+        pixels: Array = processor(self.before.pixels[0], input_data_format="channels_first")["pixel_values"]
+        return pixels * (processor.rescale_factor if "rescaled" in self.taken else 1.0)
 
     def tolerance(self, found: NDArray[Any], expected: Array) -> Array:
         """Two roundings of what is rescaled, one of floats that change their type, none of anything else."""
@@ -195,7 +198,7 @@ def _judged_step(step: _Step, found: NDArray[Any]) -> tuple[Judgement, list[Find
     region = tuple(name for name in step.taken if name != step.name and name not in step.given)
     fault = _unusable(step.name, found)
     try:
-        expected = step.expected().astype(np.float64)
+        expected = step.expected()
     except ImageError as error:
         if step.before.words == "the image":
             raise
@@ -423,7 +426,7 @@ class _Worst(NamedTuple):
     """Classes that have not the largest logit: how many, and the one that is worst in units of its tolerance."""
 
     beyond: int = 0
-    index: tuple[int, ...] = ()
+    place: tuple[int, ...] = ()
     label: int = 0
     best: int = 0
     shortfall: float = 0.0
@@ -443,7 +446,7 @@ class _Worst(NamedTuple):
             status="wrong" if self.beyond else "right",
             test="local" if resolution else "exact",
             error=self.shortfall,
-            worst=self.index[-len(shape) :],
+            worst=self.place[-len(shape) :],
             found=self.label,
             expected=self.best,
             tolerance=self.tolerance,
@@ -679,9 +682,9 @@ def _worst_of_part(
     wrong = np.flatnonzero(shortfall > tolerance)  # the pixels are in the order of rows
     with np.errstate(divide="ignore", invalid="ignore"):
         k = int(np.where(shortfall > 0, shortfall / tolerance, 0.0).argmax())
-    first = [(i, int(y[w]), int(x[w])) for w in wrong[:1]]
-    index = (i, int(y[k]), int(x[k]))
-    return first, _Worst(len(wrong), index, int(labels[k]), int(best[k]), float(shortfall[k]), float(tolerance[k]))
+    first: list[tuple[int, ...]] = [(i, int(y[w]), int(x[w])) for w in wrong[:1]]
+    place = (i, int(y[k]), int(x[k]))
+    return first, _Worst(len(wrong), place, int(labels[k]), int(best[k]), float(shortfall[k]), float(tolerance[k]))
 
 
 def _largest_steps(logits: Array, axis: int) -> Array:

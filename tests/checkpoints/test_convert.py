@@ -12,7 +12,7 @@ from test_families import foreign
 import npmobilevit as nm
 from npmobilevit import files
 from npmobilevit.checkpoints import convert, read_checkpoint, read_safetensors, write_safetensors
-from npmobilevit.checkpoints.convert import _bfloat16
+from npmobilevit.checkpoints.weights_file import bfloat16_bits
 from npmobilevit.errors import CheckpointError, ConfigError, WeightsError
 
 
@@ -118,7 +118,7 @@ def test_bfloat16_is_the_nearest_and_of_two_the_even_one(value):
     below = bits >> 16
     near = [struct.unpack("<f", struct.pack("<I", half << 16))[0] for half in (below, below + 1)]
     distances = [abs(value - other) for other in near]
-    found = int(_bfloat16(np.array([value], np.float32))[0])
+    found = int(bfloat16_bits(np.array([value], np.float32))[0])
     if distances[0] != distances[1]:
         assert found == below + (distances[1] < distances[0])
     else:
@@ -140,7 +140,7 @@ def test_bfloat16_is_the_nearest_and_of_two_the_even_one(value):
     ],
 )
 def test_bfloat16_by_hand(bits, expected):
-    assert _bfloat16(np.array([bits], np.uint32).view(np.float32)).tolist() == [expected]
+    assert bfloat16_bits(np.array([bits], np.uint32).view(np.float32)).tolist() == [expected]
 
 
 def test_the_bfloat16_file_is_whole_by_the_format_and_the_library(timm_file, tmp_path):
@@ -281,4 +281,4 @@ def test_integers_are_no_weights(tmp_path, classifier_folder):
 def test_float64_becomes_bfloat16_in_one_rounding():
     """By way of float32 the first would become a half, and go down to the even neighbour."""
     values = np.array([1 + 2**-8 + 2**-30, 1 + 2**-8 - 2**-30, 1 + 2**-8, -1 - 2**-8 - 2**-30, 1 + 3 * 2**-8 - 2**-30])
-    assert [hex(bits) for bits in _bfloat16(values)] == ["0x3f81", "0x3f80", "0x3f80", "0xbf81", "0x3f81"]
+    assert [hex(bits) for bits in bfloat16_bits(values)] == ["0x3f81", "0x3f80", "0x3f80", "0xbf81", "0x3f81"]

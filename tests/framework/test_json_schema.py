@@ -1,14 +1,21 @@
-"""What predict and segment print as JSON is what reference/schemas says, whatever happens."""
+"""What predict and segment print as JSON is what reference/schemas says, whatever happens; and what record writes."""
 
 import copy
 import json
 from pathlib import Path
 
+import networks
+import numpy as np
 import pytest
 from commandline import SHIPPED, run, write_picture
+from safetensors import safe_open
 
 import npmobilevit as nm
 from npmobilevit.cli import targets
+from npmobilevit.errors import BundleError
+from npmobilevit.validation.bundles import record
+from npmobilevit.validation.candidates import read_candidate
+from npmobilevit.validation.exports import export
 
 jsonschema = pytest.importorskip("jsonschema")
 
@@ -149,3 +156,76 @@ def test_schemas_describe_everything_and_allow_nothing_else(name):
         assert entry["additionalProperties"] is False
         assert set(entry["required"]) <= set(entry["properties"])
         assert entry["description"].endswith(".")
+
+
+# What record writes
+
+
+@pytest.fixture(scope="module")
+def recording():
+    config = networks.tiny()
+    network = networks.MODELS["segmentation"](config, networks.random_weights(config, "segmentation"))
+    names = ["mobilevit.encoder.layer.2.folded", "mobilevit.conv_stem", "segmentation_head", "logits"]
+    names += ["mobilevit.encoder.layer.4.conv_1x1"]
+    pixels = networks.pixels(dtype=np.float32)
+    return record(network, pixels, taps=names, max_bytes_per_tap=3000, with_bounds=True)
+
+
+def test_the_metadata_of_bundles_follow_their_schema(tmp_path, recording, classifier_folder):
+    assert all(recording.facts[key] for key in ("extra_taps", "aliases", "fingerprints", "bounds"))
+    for bundle in (recording, record(str(classifier_folder), networks.pixels(dtype=np.float32))):
+        bundle.save(tmp_path / "b.safetensors")
+        with safe_open(tmp_path / "b.safetensors", "np") as file:
+            facts = {key: json.loads(text) if text[:1] in "[{" else text for key, text in file.metadata().items()}
+        validator("bundle").validate(facts)
+
+
+def test_the_schema_of_bundles_refuses_what_is_damaged(recording):
+    facts = dict(recording.facts)
+    config = facts.pop("config")
+    mappings = ("versions", "sha256", "aliases", "fingerprints", "bounds")
+    # that an entry of a mapping is gone or new, no schema can see
+    lacking = [
+        {**facts, key: {k: v for k, v in facts[key].items() if k != gone}} for key in mappings for gone in facts[key]
+    ]
+    more = [{**facts, "bounds": {**facts["bounds"], "surplus": 1}}]
+    optional = [{k: v for k, v in facts.items() if k != key} for key in ("extra_taps", "bounds")]
+    *inside, _ = damaged(facts)
+    accepted = [worse for worse in inside if validator("bundle").is_valid({**worse, "config": config})]
+    assert all(worse in [*lacking, *more, *optional] for worse in accepted)
+    assert len(accepted) == len(lacking) + len(more) + len(optional)
+    assert not validator("bundle").is_valid(facts)
+
+
+def manifests():
+    tap = {"file": "a.raw", "dtype": "int8", "shape": [1, 2, 2, 3], "layout": "NHWC", "scale": 0.5, "zero_point": 3}
+    more = {"producer": {"name": "port"}, "parameters": {"classifier.weight": {"scale": 0.25}}}
+    yield {"taps": {"logits": tap}, **more}
+    yield {"taps": {"logits": {"file": "sub/a.HEX", "dtype": "bfloat16", "shape": []}}}
+
+
+@pytest.mark.parametrize("manifest", list(manifests()))
+def test_the_schema_of_manifests_and_the_reader_agree(tmp_path, manifest):
+    """On what is good, and on what is damaged in any place, but for what only one of them can know."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.raw").write_bytes(bytes(12))
+    (tmp_path / "sub" / "a.HEX").write_text("3F80")
+    seen = set()
+    for value in [manifest, *damaged(copy.deepcopy(manifest))]:
+        (tmp_path / "manifest.json").write_text(json.dumps(value))
+        try:
+            read_candidate(tmp_path)
+            readable = True
+        except BundleError as error:
+            readable = False
+            if error.code == "bundle-size":  # the files have the size of the good manifest
+                continue
+        assert validator("manifest").is_valid(value) == readable, value
+        seen.add(readable)
+    assert seen == {True, False}
+
+
+def test_exports_follow_the_schema_of_manifests(tmp_path, recording):
+    for form in ("npy", "raw", "hex"):
+        export(recording, tmp_path / form, form=form, layout="NHWC", dtype="bfloat16")
+        validator("manifest").validate(json.loads((tmp_path / form / "manifest.json").read_text()))

@@ -1,0 +1,186 @@
+"""Count the false alarms: check every honest port of tools/ports.py, in which there is nothing to find.
+
+    pip install torch==2.13.0 transformers==5.23.0    # group `framework` of pyproject.toml
+    python tools/negative_controls.py --workers 2 --state controls.jsonl --output reference/measured/negative_controls.json
+    python tools/negative_controls.py --only "^(eager|fp16)/xx-small/" --state some.jsonl
+
+Networks are the three variants and a segmenter with well-scaled random weights, and both shipped checkpoints; sizes
+128x128, 224x224 and 203x157; one and two pictures; five seeds. Shipped checkpoints also see a whole picture, with the
+image processor before them. Finished checks are lines of the state file and are not done again. A verdict of "fail"
+is a false alarm, and then the tool fails; findings that are "unusual" are counted apart.
+"""  # noqa: E501
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is imported
+
+import numpy as np
+import ports
+import torch
+import transformers
+
+from npmobilevit.validation import check
+from npmobilevit.validation.report import Report
+
+Json = dict[str, Any]
+
+SIZES = ((128, 128), (224, 224), (203, 157))
+BATCHES = (1, 2)
+SEEDS = 5
+PICTURE = (240, 320)
+PORTS = {port.id: port for port in ports.PORTS}
+
+
+class Control(NamedTuple):
+    """One check. A batch of 0 is a picture before the image processor."""
+
+    port: str
+    network: str
+    height: int
+    width: int
+    batch: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.port}/{self.network}/{self.height}x{self.width}/{self.batch or 'picture'}/{self.seed}"
+
+
+def controls() -> Iterator[Control]:
+    """All checks, the first seed of everything before the second."""
+    for seed, network in itertools.product(range(SEEDS), ports.NETWORKS):
+        inputs = [(*size, batch) for size, batch in itertools.product(SIZES, BATCHES)]
+        inputs += [(*PICTURE, 0)] if network in ports.SHIPPED else []
+        is_segmenter = ports.SEGMENTATION in network or "deeplab" in network
+        for port, given in itertools.product(ports.PORTS, inputs):
+            if is_segmenter or port.task is None:
+                yield Control(port.id, network, *given, seed)
+
+
+def perform(control: Control) -> Json:
+    """Run one port, check it, and say what came of it."""
+    torch.set_num_threads(1)
+    start = time.perf_counter()
+    port, network = PORTS[control.port], ports.network(control.network)
+    height, width, batch, seed = control[2:]
+    image = None if batch else ports.picture(height, width, seed)
+    x = network.ours.processor.preprocess(image)["pixel_values"] if image is not None else None
+    x = ports.pixel_values(height, width, batch, seed) if x is None else x
+    report = check(ports.run(port, network.theirs, x), network.ours, image=image, profile=port.profile)
+    return {"check": control.name, "port": port.id, **digest(report), "seconds": time.perf_counter() - start}
+
+
+def digest(report: Report) -> Json:
+    ratios = [judgement.ratio for judgement in report.judgements]
+    return {
+        "verdict": report.verdict,
+        "behaves_as": report.behaves_as,
+        "alarms": [f"{finding.tap}: {finding.message}" for finding in report.failures],
+        "unusual": [finding.tap for finding in report.findings if finding.severity == "unusual"],
+        "judgements": len(ratios),
+        "largest_ratio": min(max(ratios), sys.float_info.max),  # infinite where no difference is allowed
+    }
+
+
+def read_state(path: Path) -> dict[str, Json]:
+    """What was finished before; a last line that was cut off is not."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    results = [json.loads(line) for line in lines if line.endswith("\n")]
+    return {result["check"]: result for result in results}
+
+
+def perform_all(todo: list[Control], workers: int, state: Path) -> Iterator[Json]:
+    """Run the checks, and append each result to the state file when it is there."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool, state.open("a", encoding="utf-8") as file:
+        for future in as_completed([pool.submit(perform, control) for control in todo]):
+            result = future.result()
+            file.write(json.dumps(result, allow_nan=False) + "\n")
+            file.flush()
+            yield result
+
+
+def summary(results: Iterable[Json]) -> list[Json]:
+    """One row a port."""
+    rows = []
+    for port in ports.PORTS:
+        own = [result for result in results if result["port"] == port.id]
+        if own:
+            rows.append(
+                {
+                    "port": port.id,
+                    "control": port.control,
+                    "profile": port.profile,
+                    "description": port.description,
+                    "checks": len(own),
+                    "judgements": sum(result["judgements"] for result in own),
+                    "false_alarms": sum(result["verdict"] == "fail" for result in own),
+                    "screened": sum(result["verdict"] == "screened" for result in own),
+                    "unusual_findings": sum(len(result["unusual"]) for result in own),
+                    "largest_ratio": max(result["largest_ratio"] for result in own),
+                    "behaves_as": sorted({str(result["behaves_as"]) for result in own}),
+                }
+            )
+    return rows
+
+
+def table(rows: list[Json]) -> str:
+    lines = [
+        f"{'port':20} {'control':7} {'profile':13} {'checks':>6} {'false':>6} {'screened':>8} {'unusual':>7}   ratio"
+    ]
+    for row in rows:
+        lines.append(
+            f"{row['port']:20} {row['control']:7} {row['profile']:13} {row['checks']:6} {row['false_alarms']:6} "
+            f"{row['screened']:8} {row['unusual_findings']:7}   {row['largest_ratio']:.3g}"
+        )
+    return "\n".join(lines)
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{m.__name__: m.__version__ for m in (torch, transformers, np)}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, default=1, help="processes, each with one thread")
+    parser.add_argument("--only", default="", help="regular expression: port/network/size/batch/seed")
+    parser.add_argument("--state", type=Path, required=True, help="file of finished checks")
+    parser.add_argument("--output", type=Path, help="write the summary there, as JSON")
+    arguments = parser.parse_args()
+    planned = [control for control in controls() if re.search(arguments.only, control.name)]
+    finished = read_state(arguments.state)
+    todo = [control for control in planned if control.name not in finished]
+    print(f"{len(planned)} checks, {len(planned) - len(todo)} of them finished", flush=True)
+    for i, result in enumerate(perform_all(todo, arguments.workers, arguments.state), start=1):
+        finished[result["check"]] = result
+        print(f"{i}/{len(todo)} {result['seconds']:5.1f} s {result['verdict']:8} {result['check']}", flush=True)
+        for alarm in result["alarms"]:
+            print(f"    {alarm}", flush=True)
+    results = [finished[control.name] for control in planned]
+    rows = summary(results)
+    print(table(rows))
+    alarms = {result["check"]: result["alarms"] for result in results if result["verdict"] == "fail"}
+    if arguments.output:
+        totals = {key: sum(row[key] for row in rows) for key in ("checks", "judgements", "false_alarms")}
+        report = {"versions": versions(), **totals, "ports": rows, "alarms": alarms}
+        arguments.output.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    if alarms:
+        raise SystemExit(f"error: {len(alarms)} false alarms, the first in {next(iter(alarms))}")
+
+
+if __name__ == "__main__":
+    main()
