@@ -196,7 +196,20 @@ class PreTrainedModel:
         return Scope(self._weights, tap=tap)
 
     def forward(self, scope: Scope, x: Array) -> Any:
-        """Run the network in a scope, which brings parameters, operators and listener; `x` has been checked."""
+        """Run the network in a scope of your own.
+
+        Parameters
+        ----------
+        scope : Scope
+            Brings parameters, operators and listener; see :meth:`scope`.
+        x : (N, num_channels, H, W) array
+            From :meth:`check_pixel_values`.
+
+        Returns
+        -------
+        tuple
+            What the function of :mod:`npmobilevit.network` returns.
+        """
         raise NotImplementedError
 
     def __call__(self, pixel_values: Array | None = None) -> Any:

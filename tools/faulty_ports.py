@@ -370,10 +370,10 @@ def in_uneven_blocks(*leaves: str) -> Where:
     return lambda shapes: frozenset(f"{block}.{leaf}" for block in uneven_blocks(shapes) for leaf in leaves)
 
 
-# The first tokens are no tap: all that reads them shows a mistake in them.
-TOKEN_READERS = tuple(f"transformer.layer.0.{leaf}" for leaf in ("layernorm_before", "layernorm_after", "output"))
+# The first tokens are no tap: a mistake in them shows where they are read first, and perhaps where they are read again.
+FIRST_READER = "transformer.layer.0.layernorm_before"
+LATER_READERS = ("transformer.layer.0.layernorm_after", "transformer.layer.0.output")
 FOLD_READER = "conv_projection.convolution"
-READERS = "|".join(re.escape(leaf) for leaf in (*TOKEN_READERS, FOLD_READER))
 
 
 # Attention ---------------------------------------------------------------------------------------------------------
@@ -480,11 +480,13 @@ def no_pool(pooling: MobileViTASPPPooling, x: Tensor) -> Tensor:
     return x.new_zeros(len(x), channels, *x.shape[2:])
 
 
-def dilate(*rates: int) -> Change:
-    """Give the three dilated branches these rates."""
+def dilate(change: Callable[[list[int]], Iterable[int]]) -> Change:
+    """Give the three dilated branches other rates."""
 
     def inject(model: nn.Module) -> None:
-        for convolution, rate in zip(named(model, rf"{ASPP}\.convs\.[123]\.convolution"), rates, strict=True):
+        convolutions = named(model, rf"{ASPP}\.convs\.[123]\.convolution")
+        rates = change([convolution.dilation[0] for convolution in convolutions])
+        for convolution, rate in zip(convolutions, rates, strict=True):
             convolution.dilation = convolution.padding = (rate, rate)
 
     return inject
@@ -592,7 +594,8 @@ MISTAKES: tuple[Mistake, ...] = (
     # patches
     Mistake(
         "UNF-01", "UNF-01", "reshape instead of unfolding and folding",
-        every(MobileViTLayer, reshape_instead_of_unfold), at(rf"{BLOCK}\.({READERS})"),
+        every(MobileViTLayer, reshape_instead_of_unfold), at(rf"{BLOCK}\.({FIRST_READER}|{FOLD_READER})"),
+        also=at(*(rf"{BLOCK}\.{leaf}" for leaf in LATER_READERS)),
     ),
     Mistake(
         "UNF-04", "UNF-04", "rows and columns of patches swapped in folding",
@@ -604,11 +607,13 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "UNF-09", "UNF-09", "corners aligned in both resizings",
-        every(MobileViTLayer, align_corners), in_uneven_blocks(*TOKEN_READERS, FOLD_READER),
+        every(MobileViTLayer, align_corners), in_uneven_blocks(FIRST_READER, FOLD_READER),
+        also=in_uneven_blocks(*LATER_READERS),
     ),
     Mistake(
         "UNF-10", "UNF-10", "nearest pixel in the resizing before unfolding",
-        every(MobileViTLayer, unfold_with(nearest)), in_uneven_blocks(*TOKEN_READERS),
+        every(MobileViTLayer, unfold_with(nearest)), in_uneven_blocks(FIRST_READER),
+        also=in_uneven_blocks(*LATER_READERS),
     ),
     Mistake(
         "UNF-12", "UNF-12", "resized after the projection, not before",
@@ -658,11 +663,8 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "TRF-01", "TRF-01", "normalised after, not before",
         every(MobileViTTransformerLayer, compute(normalise_afterwards)),
-        at(
-            rf"{TOKEN_LAYER}(\.layernorm_(before|after)|\.attention\.attention\.(query|key|value)"
-            r"|\.intermediate\.dense|\.output)?"
-        ),
-        combines=False,
+        at(rf"{TOKEN_LAYER}(\.layernorm_before|\.attention\.attention\.(query|key|value)|\.intermediate\.dense)?"),
+        also=at(rf"{TOKEN_LAYER}\.(layernorm_after|output)"), combines=False,  # they read one sum, which is no tap
     ),
     Mistake(
         "TRF-02", "TRF-02", "no normalisation behind the transformer",
@@ -728,11 +730,11 @@ MISTAKES: tuple[Mistake, ...] = (
         task="segmentation",
     ),
     Mistake(
-        "SEG-02", "SEG-02", "dilation ignored", dilate(1, 1, 1), at(rf"{ASPP}\.convs\.[123]\.convolution"),
-        task="segmentation",
+        "SEG-02", "SEG-02", "dilation ignored", dilate(lambda rates: [1 for _ in rates]),
+        at(rf"{ASPP}\.convs\.[123]\.convolution"), task="segmentation",
     ),
     Mistake(
-        "SEG-03", "SEG-03", "dilations in the order 18, 12, 6", dilate(18, 12, 6),
+        "SEG-03", "SEG-03", "dilations in the order 18, 12, 6", dilate(reversed),
         at(rf"{ASPP}\.convs\.[13]\.convolution"), task="segmentation",
     ),
     Mistake(

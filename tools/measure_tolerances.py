@@ -733,11 +733,12 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             continue
         usual = [share for row in own for name, share in row["over_usual"].items() if name != WORST_ORDER]
         ordered = [row["over_usual"][WORST_ORDER] for row in own if WORST_ORDER in row["over_usual"]]
+        by_data = {row["data"]: min(r["ratio"] for r in own if r["data"] == row["data"]) for row in own}
         entry = {
             "op": op,
             "n": n,
             "ratio": min(row["ratio"] for row in own),
-            "ratio_by_data": {data: min(row["ratio"] for row in own if row["data"] == data) for data in KINDS},
+            "ratio_by_data": by_data,
             "proof_ratio": min(row["proof_ratio"] for row in own),
             "over_usual": [min(usual), max(usual)],
         }
@@ -752,6 +753,15 @@ def rounded(x: Any) -> Any:
     if isinstance(x, list):
         return [rounded(value) for value in x]
     return float(f"{x:.3g}") if isinstance(x, float) else x
+
+
+def as_json(found: dict[str, Any]) -> str:
+    """One line a row."""
+    entries = []
+    for key, value in found.items():
+        rows = ",\n".join(f"  {json.dumps(row)}" for row in value) if isinstance(value, list) else ""
+        entries.append(f" {json.dumps(key)}: " + (f"[\n{rows}\n ]" if rows else json.dumps(value)))
+    return "{\n" + ",\n".join(entries) + "\n}\n"
 
 
 def print_summary(rows: Sequence[dict[str, Any]]) -> None:
@@ -812,7 +822,7 @@ def main() -> None:
     for row in found["beyond"]:
         print(f"BEYOND: {json.dumps(rounded(row))}")
     if arguments.output:
-        arguments.output.write_text(json.dumps(rounded(found), indent=1) + "\n")
+        arguments.output.write_text(as_json(rounded(found)))
     sys.exit(1 if found["beyond"] else 0)
 
 

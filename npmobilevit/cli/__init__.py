@@ -1,10 +1,10 @@
 """The command ``npmobilevit``: parse, call the library, print.
 
 Data goes to stdout, talk to stderr. Exit codes: 0 good, 1 some inputs failed, 2 usage, 3 the model is not to be
-had, 130 interrupted.
+had, 4 a port failed its check, 130 interrupted.
 
 The modules: ``parser``; ``batch`` (predict, segment), ``store`` (models, download, convert), ``model`` (info, taps)
-and ``validate`` (record); for them ``inputs``, ``targets`` (output files) and ``reports`` (text and JSON);
+and ``validate`` (record, check); for them ``inputs``, ``targets`` (output files) and ``reports`` (text and JSON);
 ``console`` and ``ending`` at the bottom.
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from npmobilevit.errors import CheckpointError, NpMobileViTError, WeightsError
 
-EXIT_GOOD, EXIT_INPUT, EXIT_USAGE, EXIT_MODEL, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+EXIT_GOOD, EXIT_INPUT, EXIT_USAGE, EXIT_MODEL, EXIT_VALIDATION, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
 class Stop(Exception):

@@ -12,9 +12,9 @@ from npmobilevit.cli.batch import run_predict, run_segment
 from npmobilevit.cli.ending import usage
 from npmobilevit.cli.model import run_info, run_taps
 from npmobilevit.cli.store import run_convert, run_download, run_models
-from npmobilevit.cli.validate import run_record
+from npmobilevit.cli.validate import run_check, run_record
 
-COMMANDS = ("predict", "segment", "models", "download", "convert", "info", "taps", "record")
+COMMANDS = ("predict", "segment", "models", "download", "convert", "info", "taps", "record", "check")
 
 INPUTS = """\
 INPUT is a picture (JPEG, PNG, WebP, BMP, GIF, TIFF), a folder of pictures,
@@ -70,6 +70,25 @@ examples:
   npmobilevit record cat.jpg -o golden/ --export hex --layout NHWC --dtype float16
 """
 
+CHECK = """\
+CANDIDATE holds the tensors that a port put out: an .npz or .safetensors file, a
+folder of .npy files, or a folder with a manifest.json beside raw or hex files.
+Their names are those that npmobilevit taps lists; any may be missing.
+
+Every layer is judged on the port's own input to it, against a tolerance that
+follows from the profile. Formats and tests are described in
+reference/bundles.md and reference/validation.md of the project.
+
+exit codes: 0 pass, or nothing wrong as far as could be seen; 1 the candidate or
+the picture cannot be used; 2 usage; 3 the model is not to be had; 4 the port is
+wrong; 130 interrupted
+
+examples:
+  npmobilevit check port.npz --model small
+  npmobilevit check dump/ --model small --image cat.jpg -o report.html
+  npmobilevit check port.safetensors --profile bf16 --json
+"""
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -122,6 +141,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     text = "record what the network puts out at every layer, for others to compare with"
     _add_record(add("record", run_record, text, RECORD))
+    _add_check(add("check", run_check, "tell whether a port of a model is right, layer by layer", CHECK))
     return parser
 
 
@@ -173,6 +193,36 @@ def _add_record(command: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=("float64", "float32", "float16", "bfloat16"),
         help="of exported values (default: the precision)",
+    )
+    _add_force(command)
+
+
+def _add_check(command: argparse.ArgumentParser) -> None:
+    _add_json(command)
+    command.set_defaults(existing="refuse")
+    command.add_argument("candidate", metavar="CANDIDATE", type=_path, help="what the port put out; see below")
+    command.add_argument("--image", type=_path, metavar="PICTURE", help="the picture that its pixel values come from")
+    command.add_argument(
+        "--profile",
+        default="fp32",
+        help="arithmetic that the port declares: fp32 (the default), tf32, fp16, fp16-acc16, bf16, int8-dynamic, or "
+        "fixed, with the scales of its manifest",
+    )
+    command.add_argument(
+        "--target-size", type=_positive, nargs=2, metavar=("H", "W"), help="size of its mask (default: the logits')"
+    )
+    command.add_argument(
+        "--inputs", type=_path, metavar="BUNDLE", help="recorded tensors on which it ran each layer by itself"
+    )
+    command.add_argument("--every-layer", action="store_true", help="print the line of every layer")
+    command.add_argument(
+        "-o",
+        "--output",
+        type=_path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="write the report to a file as well, whose name ends in .html, .json or .txt; may be given again",
     )
     _add_force(command)
 

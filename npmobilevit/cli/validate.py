@@ -1,4 +1,4 @@
-"""The commands that have to do with other implementations: record."""
+"""The commands that have to do with other implementations: record and check."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from npmobilevit.cli import reports, targets
-from npmobilevit.cli.console import printable
-from npmobilevit.cli.ending import EXIT_GOOD, EXIT_INPUT, Stop, usage
+from npmobilevit.cli.console import printable, say
+from npmobilevit.cli.ending import EXIT_GOOD, EXIT_INPUT, EXIT_VALIDATION, Stop, usage
 from npmobilevit.cli.inputs import Input, Inputs
 from npmobilevit.cli.model import load_model
 from npmobilevit.errors import BundleError, ImageError, ShapeError
@@ -110,3 +110,35 @@ def _written(bundle: Bundle, output: str, options: argparse.Namespace) -> list[P
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def run_check(options: argparse.Namespace) -> int:
+    """Judge a port by its tensors: print the report, and write it to files."""
+    from npmobilevit.validation import check
+    from npmobilevit.validation.report import require_form
+
+    outputs = [os.path.expanduser(name) for name in options.output]
+    given = [name for name in (options.candidate, options.image, options.inputs) if name is not None]
+    read = targets.file_ids(Inputs([Input(name, name, "") for name in given], [], 0, True))
+    for output in outputs:
+        require_form(output)
+        targets.check_file(output, "replace", read)
+        if os.path.lexists(output) and options.existing != "replace":
+            raise usage("output-exists", f"{output!r} exists already; replace it with --force")
+    pipeline = load_model(options.model)
+    try:
+        report = check(
+            options.candidate,
+            pipeline,
+            image=options.image,
+            target_size=options.target_size and tuple(options.target_size),
+            profile=options.profile,
+            inputs=options.inputs,
+        )
+        print(report.to_json() if options.json else report.to_text(every_layer=options.every_layer), flush=True)
+        for output in outputs:
+            report.save(output)
+            say("report", output)
+    except (BundleError, ImageError) as error:
+        raise Stop(EXIT_INPUT, error.code, str(error)) from error
+    return EXIT_GOOD if report.passed else EXIT_VALIDATION

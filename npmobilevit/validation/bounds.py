@@ -31,7 +31,7 @@ n*smallest.
 which needs no more than an order of summation fixed before the data (N. J. Higham, T. Mary, SIAM J. Sci. Comput. 41,
 2019; I. C. F. Ipsen, H. Zhou, SIAM J. Matrix Anal. Appl. 41, 2020), with lambda = sqrt(2*log(2*M/delta)) for M = 5e6
 elements and delta = 1e-3. It wants roundings that differ: when equal numbers are added one after another, they all fall
-alike, and from about 800 numbers on (the mean of a map of one colour beyond 28x28) that can pass this line. Of the
+alike, and from about 700 numbers on (the mean of a map of one colour beyond 26x26) that can pass this line. Of the
 roundings of operands only what differs from term to term adds up like that; what they share, because digits were cut
 off or because all operands are the same number, changes y in proportion: |y|.
 
@@ -150,7 +150,8 @@ class Bounded:
     def moved(self, move: Callable[[Array], Array]) -> Bounded:
         """The same values at other places."""
         error = None if self.error is None else move(self.error)
-        return Bounded(move(self.value), error, None, *history(self))
+        terms = None if self.terms is None else Terms(self.terms.n, move(self.terms.S), move(self.terms.L))
+        return Bounded(move(self.value), error, terms, *history(self))
 
 
 class Deferred:
@@ -403,6 +404,8 @@ class Arithmetic:
         n = EXP_ROUNDINGS + AROUND_EXP
         share = 0.5 if name in ("silu", "swish") else 1.0
         S = 1.25 * np.maximum(np.abs(value), share * np.abs(x.value))
+        if name == "laplace":  # its mean and deviation are rounded, too, which shows most one deviation from the mean
+            S = np.maximum(S, 0.15)
         carried = None if x.error is None else SLOPES[name] * x.error
         return self.made([x], value, Terms(n, S, S / math.sqrt(n)), carried)
 
@@ -420,7 +423,8 @@ class Arithmetic:
             dg, db, dmean, dvar = (_or_zero(p)[:, np.newaxis, np.newaxis] for p in parameters)
             dscale = np.abs(scale) * (np.sqrt((var + eps) / (np.maximum(var - dvar, 0) + eps)) - 1)
             dscale = dscale + dg / np.sqrt(np.maximum(var - dvar, 0) + eps)
-            carried.append(dscale * (np.abs(x.value - mean) + dmean) + np.abs(scale) * dmean + db)
+            distance = np.abs(x.value - mean) + dmean + (0 if x.error is None else x.error)
+            carried.append(dscale * distance + np.abs(scale) * dmean + db)
         return self.made([x, *parameters], value, Terms(6, S, S / math.sqrt(6)), *carried)
 
     def layer_norm(self, x: Bounded, *, weight: Any, bias: Any, eps: float = 1e-5) -> Bounded:
@@ -440,10 +444,13 @@ class Arithmetic:
         of_mean = np.abs(g.value) * inverse * np.abs(mean) / 2  # partial sums of the mean, if it is not near zero
         L = np.hypot(S / math.sqrt(n), of_mean)
         carried = []
+        largest = np.abs(normal)
         if x.error is not None:
-            carried.append(np.abs(g.value) * self._normalized_error(x.error, centred, variance + eps, normal))
+            of_normal = self._normalized_error(x.error, centred, variance + eps, normal)
+            carried.append(np.abs(g.value) * of_normal)
+            largest = largest + of_normal
         if g.error is not None:
-            carried.append(np.abs(normal) * g.error)
+            carried.append(largest * g.error)
         if b.error is not None:
             carried.append(np.broadcast_to(b.error, value.shape))
         return self.made([x, g, b], value, Terms(n, S, L), *carried)
@@ -471,18 +478,20 @@ class Arithmetic:
         return self._softmax(x)
 
     def _softmax(self, x: Bounded) -> Bounded:
-        """exp turns an absolute error of a score into a relative one, and all of a row share the sum below."""
+        """exp turns an absolute error of a score into a relative one, and all of a row share the sum below: the odds
+        p / (1 - p) change by a factor of exp(e + largest e) at most, and so p by no more than p*(1 - p) times that."""
         value = ops.softmax(x.value)
         size = np.abs(x.value - x.value.max(-1, keepdims=True)) + np.abs(x.value)
         n = x.shape[-1] + EXP_ROUNDINGS + AROUND_EXP
         S = value * (1 + size + (value * size).sum(-1, keepdims=True))
         carried = None
         if x.error is not None and self.squares:
-            shared = np.sqrt(np.square(value * x.error).sum(-1, keepdims=True))
-            carried = np.minimum(value * np.hypot(x.error, shared), 1)
+            others = np.square(value * x.error).sum(-1, keepdims=True) - np.square(value * x.error)
+            own = np.square((1 - value) * x.error)
+            carried = np.minimum(value * np.sqrt(own + np.maximum(others, 0)), 1)
         elif x.error is not None:
-            worst = np.minimum(x.error + x.error.max(-1, keepdims=True), 50)  # exp(50) * p is beyond 1 in any case
-            carried = np.minimum(value * np.expm1(worst), 1)
+            worst = np.minimum(x.error + x.error.max(-1, keepdims=True), 700)  # exp(710) overflows
+            carried = np.minimum(value * (1 - value) * np.expm1(worst), 1)
         return self.made([x], value, Terms(n, S, S / math.sqrt(n)), carried)
 
     def resize_bilinear(self, x: Bounded, size: tuple[int, int]) -> Bounded:

@@ -97,8 +97,8 @@ def check(
         if pipeline is None:
             raise ConfigError("image: a bare model has no image processor; pass a Pipeline or a name", "check-image")
         note(judge_picture(given.tensors, image, pipeline.processor, declared))
-        prepared = pipeline.processor.preprocess(image)["pixel_values"] if pixel_values is None else None
-    start = trial.pixel_values(pixel_values if pixel_values is not None else prepared)
+        prepared = pipeline.pixel_values(image)
+    start = trial.pixel_values(prepared if pixel_values is None else pixel_values)
     if image is None and pixel_values is not None:
         trial.judge_start(network.check_pixel_values(pixel_values))
     trial.run(start)

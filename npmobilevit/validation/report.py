@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -36,7 +36,7 @@ class Finding:
         Only "fail" decides the verdict.
     kind : str
         Stable name of what was found: "error", "shape", "layout", "misnamed", "non-finite", "extra", "screen",
-        "structure", "preprocessing", "probabilities", "labels", "mask".
+        "shared", "structure", "preprocessing", "probabilities", "labels", "mask".
     message : str
         One sentence.
     cause : str or None
@@ -207,14 +207,7 @@ class Report:
             If it cannot be written (code ``report-unwritable``).
         """
         path = Path(path)
-        forms = {".json": self.to_json, ".html": self.to_html, ".htm": self.to_html, ".txt": self.to_text}
-        form = forms.get(path.suffix.lower())
-        if form is None:
-            raise ConfigError(
-                f"a report is saved under a name that ends in {', '.join(forms)}; found {str(path)!r}. Choose one of "
-                "these.",
-                code="report-suffix",
-            )
+        form: Callable[[], str] = getattr(self, require_form(path))
         data = f"{form()}\n".encode("ascii")
         try:
             write_atomically(path, data)
@@ -224,6 +217,21 @@ class Report:
                 f"cannot write the report to {str(path)!r}: {cause}. Choose a place that can be written to.",
                 code="report-unwritable",
             ) from error
+
+
+FORMS = {".json": "to_json", ".html": "to_html", ".htm": "to_html", ".txt": "to_text"}
+
+
+def require_form(path: str | os.PathLike[str]) -> str:
+    """The method that writes the form which the suffix of `path` stands for, or ConfigError."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in FORMS:
+        raise ConfigError(
+            f"a report is saved under a name that ends in {', '.join(FORMS)}; found {os.fspath(path)!r}. Choose one of "
+            "these.",
+            code="report-suffix",
+        )
+    return FORMS[suffix]
 
 
 def _plain(value: Any) -> Any:

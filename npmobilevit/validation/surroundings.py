@@ -38,6 +38,8 @@ STEPS: Mapping[str, str | None] = {
     "pixel_values": "do_flip_channel_order",
 }
 
+BYTES = ("picture", "resized", "center_cropped")
+
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation of R, G, B
 SCORE_ROUNDINGS = 8  # of one exponential, the division and what is around them
 RESIZE_ROUNDINGS = 8  # of one blended value
@@ -54,7 +56,7 @@ def _judgement(
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(error == 0, 0.0, error / tolerance)
     # where no difference is allowed all ratios are infinite, and the largest difference is the worst
-    worst = np.unravel_index(np.lexsort((error.ravel(), ratio.ravel()))[-1], error.shape)
+    worst = np.unravel_index((ratio if tolerance.any() else error).argmax(), error.shape)
     beyond = int(np.count_nonzero(ratio > 1))
     return Judgement(
         tap=tap,
@@ -175,17 +177,17 @@ class _Step(NamedTuple):
         is_rescaled = self.processor.do_rescale and self.name in ("rescaled", "pixel_values")
         return 255 * self.processor.rescale_factor if is_rescaled else 255
 
-    def expected(self) -> Array:
+    def expected(self) -> NDArray[Any]:
         """What this step, with all before it that are not given, makes of the tensor before: (1, 3, H, W).
 
         The rescaling is done here, for its exact result, which the processor rounds to float32.
         """
         if self.name == "picture":
-            return self.before.pixels.astype(np.float64)
+            return self.before.pixels
         switches: dict[str, Any] = {flag: name in self.taken for name, flag in STEPS.items() if flag is not None}
         processor = dataclasses.replace(self.processor, **(switches | {"do_rescale": False}))
-        pixels: Array = processor(self.before.pixels[0], input_data_format="channels_first")["pixel_values"]
-        return pixels * (processor.rescale_factor if "rescaled" in self.taken else 1.0)
+        pixels: NDArray[Any] = processor(self.before.pixels[0], input_data_format="channels_first")["pixel_values"]
+        return pixels.astype(np.float64) * processor.rescale_factor if "rescaled" in self.taken else pixels
 
     def tolerance(self, found: NDArray[Any], expected: Array) -> Array:
         """Two roundings of what is rescaled, one of floats that change their type, none of anything else."""
@@ -198,7 +200,8 @@ def _judged_step(step: _Step, found: NDArray[Any]) -> tuple[Judgement, list[Find
     region = tuple(name for name in step.taken if name != step.name and name not in step.given)
     fault = _unusable(step.name, found)
     try:
-        expected = step.expected()
+        # whole pictures are large, and float32 tells their bytes apart
+        expected: Array = step.expected().astype(np.float32 if step.name in BYTES else np.float64)
     except ImageError as error:
         if step.before.words == "the image":
             raise
@@ -207,7 +210,7 @@ def _judged_step(step: _Step, found: NDArray[Any]) -> tuple[Judgement, list[Find
         return _unmeasured(step.name, found.shape, region), [_failure(step.name, fault)]
     tolerance = step.tolerance(found, expected)
     order = _axis_order(step.name, found.shape)
-    values, right, allowed = found.astype(np.float64), _laid(expected, order), _laid(tolerance, order)
+    values, right, allowed = found.astype(expected.dtype), _laid(expected, order), _laid(tolerance, order)
     if values.shape != right.shape:
         seen = layout(values, expected, tolerance)
         words = f": {seen.description}" if seen else ""
@@ -228,7 +231,7 @@ def _failure(tap: str, message: str, kind: str = "preprocessing") -> Finding:
 
 def _unusable(name: str, found: NDArray[Any]) -> str | None:
     """Why a tensor cannot be compared with anything, in words."""
-    allowed = "iu" if name in ("picture", "resized", "center_cropped") else "iuf"
+    allowed = "iu" if name in BYTES else "iuf"
     if found.dtype.kind not in allowed:
         return f"is of {found.dtype} where {'whole numbers' if allowed == 'iu' else 'numbers'} are expected"
     if not np.isfinite(found).all():

@@ -152,7 +152,9 @@ def profile(report: Report) -> str:
 
 def details(judgement: Judgement) -> list[str]:
     """Sentences with the numbers of one tap, without full stops."""
-    sentences = [_worst(judgement), _sizes(judgement), _power(judgement)]
+    sentences = [_worst(judgement), _sizes(judgement)]
+    if judgement.status != "wrong":
+        sentences.append(_power(judgement))
     if judgement.region:
         names = some(judgement.region)
         sentences.append(f"spans {count(len(judgement.region), 'tap')} that were not given: {names}")
@@ -164,8 +166,7 @@ def _worst(judgement: Judgement) -> str:
     found = f"at [{index}]: found {judgement.found:.9g}, expected {judgement.expected:.9g}"
     if judgement.test == "exact":
         return f"{found}; no difference is allowed"
-    times = f", error {number(judgement.ratio)} times that" if math.isfinite(judgement.ratio) else ""
-    return f"{found}, tolerance {number(judgement.tolerance)}{times}"
+    return f"{found}, tolerance {number(judgement.tolerance)}"
 
 
 def _sizes(judgement: Judgement) -> str:

@@ -91,6 +91,10 @@ class Trial:
         self._instead: dict[str, Array | None] = {}
         self._coarse: dict[str, Coarse] = {}
         self._steps = self._stated_steps() if profile.stated else {}
+        scales = candidate.parameter_scales
+        self.parameter_errors = {
+            name: scales[stated] for name in model.parameters() if (stated := _found_under(name, scales)) is not None
+        }
         self._step = 0.0
         self._made_by: dict[str, frozenset[int]] = {}
 
@@ -174,7 +178,7 @@ class Trial:
     def _walk(self, pixel_values: Array, profile: Profile, tier: Tier, meet: Meet, seed: int | None = None) -> None:
         generator = None if seed is None else np.random.default_rng(seed)
         arithmetic = Arithmetic(profile, tier, generator, step=lambda: self._step)
-        errors = self.candidate.parameter_scales if profile.stated else {}
+        errors = self.parameter_errors if profile.stated else {}
 
         def step_on(name: str, x: Bounded | Deferred) -> Bounded | Deferred:
             self._step = self._step_after(name)
@@ -468,7 +472,7 @@ def compared(name: str, expected: Bounded, found: Array, tolerance: Array) -> Ju
         ratio=float(ratio[worst]) if ratio.size else 0.0,
         beyond=beyond,
         screen=0.0,
-        resolution=float((tolerance + error).max(initial=0)),
+        resolution=float((tolerance + np.minimum(error, tolerance)).max(initial=0)),
         scale=_root_mean_square(expected.value),
     )
 
@@ -510,12 +514,7 @@ def _coarse(tolerance: Array, scale: float) -> bool:
 
 
 def _sentence(judgement: Judgement) -> str:
-    """What is wrong with a tap, in numbers."""
-    size = math.prod(judgement.shape)
-    times = f"{judgement.ratio:.3g} times its tolerance"
-    far = "no difference is allowed there" if math.isinf(judgement.ratio) else times
-    return (
-        f"differs from what its own input gives by {abs(judgement.found - judgement.expected):.3g} at index "
-        f"{judgement.worst} (found {judgement.found:.6g}, expected {judgement.expected:.6g}), {far}; "
-        f"{judgement.beyond} of {size} elements are beyond"
-    )
+    """What is wrong with a tap."""
+    if math.isinf(judgement.ratio):
+        return "is not what its own input gives, and no difference is allowed there"
+    return f"is not what its own input gives, by {judgement.ratio:.3g} times its tolerance"

@@ -73,6 +73,8 @@ def test_bfloat16_comes_back_for_every_number():
     assert nan.sum() == 2 * 127
     np.testing.assert_array_equal(bfloat16_bits(values)[~nan], bits[~nan], strict=True)
     assert np.isnan(from_bfloat16_bits(bfloat16_bits(values[nan]))).all()
+    low = np.array([0x7F800001, 0x7FFFFFFF, 0xFFFFFFFF], np.uint32).view(np.float32)  # would round to infinity or zero
+    assert np.isnan(from_bfloat16_bits(bfloat16_bits(low))).all()
     assert bfloat16_bits(np.array([1e300, -np.inf])).tolist() == [0x7F80, 0xFF80]
 
 

@@ -339,9 +339,10 @@ def test_honest_float32_lies_within_its_certified_tolerances_and_near_the_usual(
         lines = {tier: case.expected("fp32", tier) for tier in LINES}
         shares = {tier: max(measured.share(y, line) for y in results.values()) for tier, line in lines.items()}
         where = (case.op, case.n, shares)
-        assert shares["proof"] <= shares["fail"] <= 1, where
-        assert case.op == "relu" or 0.2 < shares["usual"] < 4, where
-        assert case.op == "relu" or shares["fail"] > 0.01, where  # at most a hundred times the largest error
+        assert shares["proof"] <= shares["fail"] * (1 + 1e-12) <= 1, where
+        if case.op != "relu":
+            assert 0.2 < shares["usual"] < 4, where
+            assert shares["fail"] > (0.005 if "region" in case.op else 0.01), where  # a hundred times the error at most
 
 
 @pytest.mark.parametrize("data", measured.KINDS)
@@ -372,10 +373,9 @@ def test_the_smallest_difference_in_what_is_exact_fails():
 
 @pytest.mark.parametrize("data", measured.KINDS)
 def test_other_formats_lie_within_their_own_tolerances_and_beyond_those_of_float32(data):
-    wide = [measured.convolution("conv2d", data, (1, 160, 3, 3), (16, 160, 3, 3), padding=1)]
-    for case in [*small_cases(data), *wide]:
-        if case.op in ("relu", "softmax"):
-            continue
+    wide = measured.convolution("conv2d", data, (1, 160, 3, 3), (4, 160, 3, 3), padding=1)
+    functions = [case for case in small_cases(data) if case.op in ("add", "batch_norm", "resize_bilinear")]
+    for case in [wide, *small_cases(data)[:8], *functions[:-1]]:
         beyond = case.expected("fp32", "fail")
         with np.errstate(over="ignore"):
             results = list(measured.other_profiles(case))
@@ -386,25 +386,24 @@ def test_other_formats_lie_within_their_own_tolerances_and_beyond_those_of_float
 
 
 def test_operands_that_all_round_alike_lie_within_the_tolerance():
-    """The mean of a map of one colour, computed from what the tap shows only after rounding."""
-    x = np.full((1, 64, 40, 40), 1.0) + np.linspace(0, 1, 64).reshape(1, 64, 1, 1)
-    rounded = measured.bfloat16(x)
-    expected = Arithmetic(PROFILES["bf16"], "fail").global_avg_pool(Bounded(x))
-    found = measured.bfloat16(rounded.mean((2, 3), dtype=np.float64).astype(np.float32))
-    assert 0.3 < measured.share(found, expected) <= 1
+    """All the same, as in a picture of one colour: the error grows with the number of terms, not with its root."""
+    value = np.float64(1 + 0.99 * 2.0**-8)
+    x, weight = np.full((1, 1024), value), np.full((1, 1024), value)
+    expected = Arithmetic(PROFILES["bf16"], "fail").linear(Bounded(x), weight=weight)
+    assert 0.5 < measured.share(np.array([[1024.0]]), expected) <= 1  # 1024 * 1.0 * 1.0
 
 
-def test_equal_numbers_added_in_turn_stay_within_for_all_maps_of_published_sizes():
-    """The limit that the module's head states: beyond 28x28 pixels of one colour the fail line no longer holds."""
+def test_equal_numbers_added_in_turn_stay_within_up_to_some_hundred():
+    """The limit that the module's head states: beyond 26x26 pixels of one colour the fail line may not hold."""
     colours = np.random.default_rng(0).random((1, 500, 1, 1), np.float32)
     shares = {}
-    for side in (28, 64):
+    for side in (26, 64):
         x = np.broadcast_to(colours, (1, 500, side, side))
         found = np.add.accumulate(x.reshape(1, 500, -1), axis=-1)[..., -1] / np.float32(side * side)
         wide = Bounded(x.astype(np.float64))
         shares[side] = measured.share(found, Arithmetic(FP32, "fail").global_avg_pool(wide))
         assert measured.share(found, Arithmetic(FP32, "proof").global_avg_pool(wide)) <= 1
-    assert shares[28] <= 1 < shares[64]
+    assert shares[26] <= 1 < shares[64]
 
 
 @pytest.mark.parametrize("name", sorted(SLOPES))
@@ -416,7 +415,8 @@ def test_every_activation_in_float32_lies_within_its_tolerance(name):
     exact = name in ("relu", "relu6", "linear")
     assert (expected.error is None) == exact
     if not exact:
-        assert measured.share(found, Arithmetic(PROFILES["fp32"], "usual").activation(name, expected)) < 4
+        usual = Arithmetic(FP32, "usual").activation(name, Bounded(x.astype(np.float64)))
+        assert 0.005 < measured.share(found, usual) < 4
 
 
 @pytest.mark.parametrize("size", [(128, 66), (126, 63), (1023, 3)])
@@ -495,6 +495,14 @@ def test_errors_move_with_their_values(x, bounded, plain):
     found = bounded(TABLE, Bounded(x, error, spans=("a",), tainted=True))
     np.testing.assert_array_equal(found.error, plain(error), strict=True)
     assert (found.spans, found.tainted) == (("a",), True)
+
+
+def test_terms_move_with_their_values():
+    pooled = OPERATORS["global_avg_pool"](FP32, "fail", record=True)
+    moved = pooled[:, :, np.newaxis]
+    assert moved.terms.n == pooled.terms.n
+    np.testing.assert_array_equal(moved.terms.S, pooled.terms.S[:, :, np.newaxis], strict=True)
+    np.testing.assert_array_equal(moved.terms.L, pooled.terms.L[:, :, np.newaxis], strict=True)
 
 
 @pytest.mark.parametrize("name", ["relu", "relu6"])
@@ -578,48 +586,56 @@ def slopes(op: Operator, name: str) -> np.ndarray:
     return np.stack(columns, axis=1)
 
 
-# How much wider the bound may be than the worst perturbation of first order, which aligns all signs.
-WIDTHS = {"softmax": 6.0, "layer_norm": 3.0, "silu": None}
+def one_inexact(op: Operator, name: str, error: np.ndarray) -> dict[str, Bounded]:
+    return {other: Bounded(x, error if other == name else None) for other, x in op.inputs.items()}
 
 
-@with_resize
+def worst_moves(op: Operator, name: str, error: np.ndarray) -> np.ndarray:
+    """How far small errors of one input can move the results: every sign as it makes most of it."""
+    return np.abs(slopes(op, name)) @ error.ravel()
+
+
+@pytest.mark.parametrize("name", [*sorted(OPERATORS.keys() - {"silu", "softmax", "layer_norm"}), "resize_bilinear"])
 @every_certified
-def test_the_carried_bound_is_what_the_worst_perturbation_does(op, tier):
-    width = WIDTHS.get(next((name for name, known in OPERATORS.items() if known is op), ""), 1.0)
-    if width is None:  # the slope of an activation is a test of its own
-        return
-    for name, x in op.inputs.items():
+def test_carried_bounds_of_linear_operators_are_just_what_the_worst_signs_do(name, tier):
+    op = {**OPERATORS, "resize_bilinear": RESIZE}[name]
+    nothing = op(IDEAL, tier).error
+    for other, x in op.inputs.items():
         error = 1e-7 * positive(*x.shape, seed=5)
-        given = {n: Bounded(value, error if n == name else None) for n, value in op.inputs.items()}
-        nothing = op(IDEAL, tier).error
-        found = op(IDEAL, tier, given).error - (0 if nothing is None else nothing)
-        worst = (np.abs(slopes(op, name)) @ error.ravel()).reshape(found.shape)
-        assert (found >= worst * (1 - 1e-4)).all(), name
-        assert (found <= worst * (width + 1e-4) + 1e-16).all(), (name, (found / worst).max())
+        found = op(IDEAL, tier, one_inexact(op, other, error)).error - (0 if nothing is None else nothing)
+        np.testing.assert_allclose(found.ravel(), worst_moves(op, other, error), rtol=1e-4, atol=1e-15)
 
 
-def test_usual_errors_are_carried_in_squares():
-    for name in ("conv2d", "linear", "attention_scores", "attend", "global_avg_pool", "add", "batch_norm"):
-        op = OPERATORS[name]
-        first = next(iter(op.inputs))
-        error = 1e-3 * positive(*op.inputs[first].shape, seed=5)
-        given = {n: Bounded(value, error if n == first else None) for n, value in op.inputs.items()}
-        found = op(IDEAL, "usual", given).error
-        expected = np.sqrt(np.square(slopes(op, first)) @ np.square(error.ravel())).reshape(found.shape)
-        np.testing.assert_allclose(found, expected, rtol=1e-6)
+@pytest.mark.parametrize(("name", "width"), [("softmax", 1.001), ("layer_norm", 3.0)])
+@every_certified
+def test_carried_bounds_of_functions_are_little_wider_than_the_worst_signs(name, width, tier):
+    op = OPERATORS[name]
+    wide = dataclasses.replace(op, inputs={other: np.tile(x, 4) for other, x in op.inputs.items()})
+    error = np.full(wide.inputs["x"].shape, 1e-7)
+    found = wide(IDEAL, tier, one_inexact(wide, "x", error)).error.ravel()
+    ratio = found / worst_moves(wide, "x", error)
+    assert ratio.min() >= 1 - 1e-4
+    assert ratio.max() <= width
 
 
-@pytest.mark.parametrize("name", ["softmax", "layer_norm"])
-def test_usual_errors_of_functions_are_about_the_root_mean_square_of_what_random_ones_do(name):
-    op, rng = OPERATORS[name], np.random.default_rng(0)
-    x, error = op.inputs["x"], 1e-4
-    inputs = {n: Bounded(value, np.full(value.shape, error) if n == "x" else None) for n, value in op.inputs.items()}
-    found = op(IDEAL, "usual", inputs).error
-    exact = op.plain(**op.inputs)
-    moved = [op.plain(**{**op.inputs, "x": x + error * rng.standard_normal(x.shape)}) - exact for _ in range(400)]
-    ratio = found / np.sqrt(np.square(moved).mean(0))
-    assert 0.8 < ratio.min()
-    assert ratio.max() < 4
+@pytest.mark.parametrize("name", sorted(OPERATORS.keys() - {"silu", "layer_norm"}))
+def test_usual_errors_are_carried_in_squares(name):
+    op = OPERATORS[name]
+    for other in set(op.inputs) - {"running_mean", "running_var"}:
+        error = 1e-5 * positive(*op.inputs[other].shape, seed=5)
+        found = op(IDEAL, "usual", one_inexact(op, other, error)).error
+        expected = np.sqrt(np.square(slopes(op, other)) @ np.square(error.ravel()))
+        np.testing.assert_allclose(found.ravel(), expected, rtol=1e-5)
+
+
+def test_usual_errors_of_a_normalisation_are_carried_about_in_squares():
+    op = OPERATORS["layer_norm"]
+    wide = dataclasses.replace(op, inputs={name: np.tile(x, 4) for name, x in op.inputs.items()})
+    error = np.full(wide.inputs["x"].shape, 1e-5)
+    found = wide(IDEAL, "usual", one_inexact(wide, "x", error)).error.ravel()
+    ratio = found / np.sqrt(np.square(slopes(wide, "x")) @ np.square(error.ravel()))
+    assert ratio.min() >= 1
+    assert ratio.max() < 1.5
 
 
 def test_errors_without_limit_stay_within_what_the_function_can_give():

@@ -108,6 +108,7 @@ def test_channels_last_is_what_it_says(tmp_path):
         (1 + 2.0**-11 + 2.0**-40, "float16", 1 + 2.0**-10),  # above the tie by less than float32 could tell
         (1 + 2.0**-8 + 2.0**-40, "bfloat16", 1 + 2.0**-7),
         (1 + 2.0**-8, "bfloat16", 1.0),
+        (1 + 3 * 2.0**-8, "bfloat16", 1 + 2.0**-6),
         (2.0**-25, "float16", 0.0),
         (3 * 2.0**-25, "float16", 2.0**-23),
     ],

@@ -120,11 +120,9 @@ def test_a_failure_comes_with_its_numbers_its_region_and_its_cause():
 Wrong (2)
   attention (error)
       It is not what it should be.
-      at [0, 1, 2]: found 1.25, expected 1, tolerance 1e-05, error 25000 times that
+      at [0, 1, 2]: found 1.25, expected 1, tolerance 1e-05
       3 of 6 elements beyond the tolerance, by more than any order of roundings could give; largest
         error 0.25, 0.125 of the rms 2
-      1e+05 times the usual rounding; an error of 4e-05 (2e-05 of the rms) in any one element would
-        have been caught
       spans 2 taps that were not given: query, key
       known mistake: head-count
 """
@@ -135,7 +133,6 @@ def test_an_exact_test_speaks_of_no_tolerance():
     text = made.mixed().to_text()
     part = text[text.index("  folded (error)") : text.index("Unusual (1)")]
     assert "at [0, 1, 2]: found 1.25, expected 1; no difference is allowed" in part
-    assert "any difference in any element would have been caught" in part
     assert "rounding" not in part
     assert "spans" not in part
     assert "inf" not in part
