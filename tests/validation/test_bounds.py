@@ -158,6 +158,10 @@ def add_terms(x, y):
     return 1, np.abs(x) + np.abs(y), np.abs(x) + np.abs(y)
 
 
+def plain_linear(x, **i):
+    return ops.linear(x, **i)
+
+
 BATCH_NORM = {"weight": normal(3), "bias": normal(3, seed=1), "running_mean": normal(3, seed=2)}
 OPERATORS = {
     "conv2d": convolution((2, 4, 5, 4), (6, 2, 3, 3), True, stride=2, padding=1, groups=2),
@@ -165,9 +169,12 @@ OPERATORS = {
     "linear": inner_product(
         {"x": normal(2, 3, 5), "weight": normal(4, 5, seed=1), "bias": normal(4, seed=2)},
         Arithmetic.linear,
-        lambda x, **i: ops.linear(x, **i),
+        plain_linear,
         by_definition.linear,
         6,
+    ),
+    "linear, long": inner_product(
+        {"x": normal(2, 80), "weight": normal(3, 80, seed=1)}, Arithmetic.linear, plain_linear, by_definition.linear, 80
     ),
     "attention_scores": Operator(
         {"query": normal(2, 2, 3, 4), "key": normal(2, 2, 5, 4)},
@@ -616,6 +623,17 @@ def test_carried_bounds_of_functions_are_little_wider_than_the_worst_signs(name,
     ratio = found / worst_moves(wide, "x", error)
     assert ratio.min() >= 1 - 1e-4
     assert ratio.max() <= width
+
+
+@every_certified
+def test_an_error_of_a_single_value_is_carried_to_all_of_its_row(tier):
+    op = OPERATORS["layer_norm"]
+    shape = op.inputs["x"].shape
+    for place in np.ndindex(*shape):
+        error = np.zeros(shape)
+        error[place] = 1e-7
+        found = op(IDEAL, tier, one_inexact(op, "x", error)).error.ravel()
+        assert (found >= worst_moves(op, "x", error) * (1 - 1e-4)).all(), place
 
 
 @pytest.mark.parametrize("name", sorted(OPERATORS.keys() - {"silu", "layer_norm"}))

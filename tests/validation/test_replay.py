@@ -181,6 +181,14 @@ def test_taps_that_repeat_another_have_no_terms(head):
     assert repeated > 20
 
 
+def test_a_layer_behind_others_without_a_tap_between_has_no_terms():
+    """Of an odd map, `folded` is resized before the next convolution, and it is an extra."""
+    place = "encoder.layer.2.conv_projection.convolution"
+    for side, known in ((64, True), (40, False)):
+        names = [name for name, _, _ in recorded_terms(small(), networks.pixels(height=side, width=side))]
+        assert (place in names) == known
+
+
 def published_tolerance(value, terms):
     """What a reader of a bundle makes of n, S and L for a float32 port, by the formula of bounds.py."""
     unit = 2.0**-24
