@@ -62,7 +62,7 @@ from npmobilevit.ops.resize import sources
 from npmobilevit.scope import OpTable
 from npmobilevit.validation.profiles import FLOAT32, Profile
 
-Tier: TypeAlias = Literal["proof", "fail", "usual", "sample"]
+Tier: TypeAlias = Literal["proof", "fail", "usual", "sample", "S", "L"]
 
 LAMBDA = 6.8
 
@@ -123,10 +123,10 @@ class Bounded:
     value : float64 array
     error : float64 array or None
         None: not at all.
-    terms : Terms or None
-        For the record: of the operation that made it, if its inputs were exact.
     spans : tuple of str
         Taps passed since the last that the port gave.
+    n : int
+        Roundings that may add up since then.
     made_by : frozenset of int
         Numbers of the operations since then: what two values have in common.
     tainted : bool
@@ -135,8 +135,8 @@ class Bounded:
 
     value: Array
     error: Array | None = None
-    terms: Terms | None = None
     spans: tuple[str, ...] = ()
+    n: int = 0
     made_by: frozenset[int] = frozenset()
     tainted: bool = False
 
@@ -150,8 +150,7 @@ class Bounded:
     def moved(self, move: Callable[[Array], Array]) -> Bounded:
         """The same values at other places."""
         error = None if self.error is None else move(self.error)
-        terms = None if self.terms is None else Terms(self.terms.n, move(self.terms.S), move(self.terms.L))
-        return Bounded(move(self.value), error, terms, *history(self))
+        return Bounded(move(self.value), error, *history(self))
 
 
 class Deferred:
@@ -184,14 +183,15 @@ def joined(parts: Sequence[Bounded], *, axis: int) -> Bounded:
     value = np.concatenate([part.value for part in parts], axis)
     errors = [np.zeros(part.shape) if part.error is None else part.error for part in parts]
     error = None if all(part.error is None for part in parts) else np.concatenate(errors, axis)
-    return Bounded(value, error, None, *history(*parts))
+    return Bounded(value, error, *history(*parts))
 
 
-def history(*inputs: Bounded) -> tuple[tuple[str, ...], frozenset[int], bool]:
-    """Spans, operations and taint of what another operation makes of `inputs`."""
+def history(*inputs: Bounded, roundings: int = 0) -> tuple[tuple[str, ...], int, frozenset[int], bool]:
+    """What another operation, with so many roundings, makes of the spans, n, operations and taint of `inputs`."""
     spans = dict.fromkeys(name for x in inputs for name in x.spans)
+    n = max((x.n for x in inputs), default=0) + roundings
     made_by = frozenset([next(_operations)]).union(*(x.made_by for x in inputs))
-    return tuple(spans), made_by, any(x.tainted for x in inputs)
+    return tuple(spans), n, made_by, any(x.tainted for x in inputs)
 
 
 _operations = itertools.count()
@@ -209,12 +209,11 @@ class Arithmetic:
     Parameters
     ----------
     profile : Profile
-    tier : {"proof", "fail", "usual", "sample"}
-        "sample" has no errors, but adds random ones of the usual size to the values.
+    tier : {"proof", "fail", "usual", "sample", "S", "L"}
+        "sample" has no errors, but adds random ones of the usual size to the values. "S" and "L" are no errors but
+        what they are made of, in units of the profile's `accumulate`, carried to the end of a region.
     generator : numpy Generator, optional
         For "sample".
-    record : bool
-        Whether to keep the terms of each result, and both S and L.
     step : callable
         For fixed point: the step to which the next result is rounded.
     """
@@ -222,7 +221,6 @@ class Arithmetic:
     profile: Profile
     tier: Tier
     generator: np.random.Generator | None = None
-    record: bool = False
     step: Callable[[], float] = float
 
     def table(self) -> OpTable:
@@ -252,7 +250,7 @@ class Arithmetic:
     @property
     def squares(self) -> bool:
         """Whether errors add up as their squares do."""
-        return self.tier in ("usual", "sample")
+        return self.tier in ("usual", "sample", "L")
 
     def _size(self, x: Array) -> Array:
         return np.square(x) if self.squares else np.abs(x)
@@ -269,6 +267,8 @@ class Arithmetic:
         n, S, L = terms
         accumulate = self.profile.accumulate
         operand = self.profile.operand if product else self.profile.store
+        if self.tier in ("S", "L"):
+            return accumulate * (S if self.tier == "S" else L)
         if self.squares:
             squared = n * accumulate**2 * (np.square(L) + np.square(value)) + 2 * operand**2 * np.square(L)
             return np.sqrt(squared)
@@ -286,7 +286,7 @@ class Arithmetic:
         self, inputs: Sequence[Bounded], value: Array, terms: Terms, *carried: Array | None, product: bool = False
     ) -> Bounded:
         """The result of an operation on `inputs`: its own error, those `carried` through it, and its storage."""
-        past = history(*inputs)
+        past = history(*inputs, roundings=terms.n)
         error = self._sum(self.own_error(value, terms, product=product), *carried)
         assert error is not None
         profile = self.profile
@@ -298,9 +298,8 @@ class Arithmetic:
         if self.tier == "sample":
             assert self.generator is not None
             noise = self.generator.standard_normal(value.shape, np.float32)
-            return Bounded(value + error * noise * 0.5, None, None, *past)
-        alone = all(x is None for x in carried)
-        return Bounded(value, error, terms if self.record and alone else None, *past)
+            return Bounded(value + error * noise * 0.5, None, *past)
+        return Bounded(value, error, *past)
 
     # --- inner products
 
@@ -315,7 +314,7 @@ class Arithmetic:
         """An operation that is linear in `x` and in `weight`, `apply(x, weight, bias)`, with sums of n terms."""
         b = None if bias is None else bias.value
         value = apply(x.value, weight.value, b)
-        both = self.record or self._needs_both(True)
+        both = self._needs_both(True)
         S: Array = np.empty(0)
         L: Array = S
         if not self.squares or both:
@@ -400,7 +399,7 @@ class Arithmetic:
         if name not in SLOPES:
             raise ConfigError(f"no tolerance has been derived for hidden_act {name!r}", "profile-activation")
         if name in ("relu", "relu6", "linear"):  # nothing is rounded
-            return Bounded(value, x.error, None, *history(x))
+            return Bounded(value, x.error, *history(x))
         n = EXP_ROUNDINGS + AROUND_EXP
         share = 0.5 if name in ("silu", "swish") else 1.0
         S = 1.25 * np.maximum(np.abs(value), share * np.abs(x.value))
@@ -514,7 +513,7 @@ def coordinate_error(x: Array, size: tuple[int, int], accumulate: float) -> Arra
         slope = _steepest(x, axis)
         slope = np.maximum(slope.take(rows.first, 2), slope.take(rows.second, 2))
         slope = np.maximum(slope.take(columns.first, 3), slope.take(columns.second, 3))
-        rounding = 4 * (FLOAT32 * (at.first + at.weight) + accumulate)
+        rounding = 4 * (min(FLOAT32, accumulate) * (at.first + at.weight) + accumulate)
         found += slope * rounding.reshape(-1, *(1,) * (3 - axis))
     return found
 

@@ -16,8 +16,8 @@ import numpy as np
 from npmobilevit.models import MobileViTModel, PreTrainedModel
 from npmobilevit.ops.arrays import Array
 from npmobilevit.scope import EXTRA_TAPS, Scope
-from npmobilevit.validation.bounds import Arithmetic, Bounded, Deferred, Terms
-from npmobilevit.validation.profiles import PROFILES
+from npmobilevit.validation.bounds import Arithmetic, Bounded, Deferred, Terms, Tier
+from npmobilevit.validation.profiles import Profile
 
 # Told the name and the expected value of each tap; gives the value that the next layer is to work on.
 Meet: TypeAlias = Callable[[str, Bounded | Deferred], Bounded | Deferred]
@@ -81,8 +81,9 @@ def tap_names(model: PreTrainedModel) -> list[str]:
 def recorded_terms(model: PreTrainedModel, pixel_values: Array) -> Iterator[tuple[str, Array, Terms]]:
     """What a bundle with bounds holds: for each tap its value and its terms, from exact inputs.
 
-    Taps that repeat the value of another are left out, and so are those that are only moved: no difference is
-    allowed there.
+    Where several operations lie between a tap and those before it, n counts the roundings of all of them, and S and
+    L are sums of what each of them brings to the end. Taps that repeat another or only move it are left out: no
+    difference is allowed there.
 
     Parameters
     ----------
@@ -95,15 +96,31 @@ def recorded_terms(model: PreTrainedModel, pixel_values: Array) -> Iterator[tupl
         In forward order.
     """
     model = in_float64(model)
-    found: list[tuple[str, Array, Terms]] = []
+    pixels = Bounded(model.check_pixel_values(pixel_values))
+    sizes, roots = (_carried_terms(model, pixels, tier) for tier in ("S", "L"))
+    for name, x in sizes.items():
+        yield name, x.value, Terms(x.n, _in_units(x), _in_units(roots[name]))
+
+
+# So small that nothing of second order is left.
+_UNIT = Profile("unit", operand=0.0, accumulate=2.0**-60, store=0.0, smallest=0.0)
+
+
+def _carried_terms(model: PreTrainedModel, pixels: Bounded, tier: Tier) -> dict[str, Bounded]:
+    """The S or the L of each tap that is computed, as its error."""
+    found: dict[str, Bounded] = {}
 
     def meet(name: str, x: Bounded | Deferred) -> Bounded | Deferred:
         if isinstance(x, Deferred) or name.rpartition(".")[2] in EXTRA_TAPS:
             return x
-        if x.terms is not None:
-            found.append((name, x.value, x.terms))
+        if x.error is not None:
+            found[name] = x
         return Bounded(x.value)
 
-    pixels = Bounded(model.check_pixel_values(pixel_values))
-    replay(model, pixels, Arithmetic(PROFILES["fp32"], "fail", record=True), meet)
-    return iter(found)
+    replay(model, pixels, Arithmetic(_UNIT, tier), meet)
+    return found
+
+
+def _in_units(x: Bounded) -> Array:
+    assert x.error is not None
+    return np.asarray(x.error / _UNIT.accumulate)

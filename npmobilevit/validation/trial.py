@@ -87,6 +87,9 @@ class Trial:
         self.unchecked: list[str] = []
         self.complete = False
         self._used: set[str] = set()
+        self._start_judgements: list[Judgement] = []
+        self._start_findings: list[Finding] = []
+        self._dumped_amiss = self._misplaced = False
         # taps whose own values the next layer did not work on, and those it did (None: the expected ones)
         self._instead: dict[str, Array | None] = {}
         self._coarse: dict[str, Coarse] = {}
@@ -133,14 +136,14 @@ class Trial:
             raise BundleError(f"the candidate's {error}", "bundle-pixel-values") from error
 
     def judge_start(self, expected: Array) -> None:
-        """Compare the candidate's pixel values with those that it was to work on, which may have been rounded."""
+        """Compare the candidate's pixel values with those that it was to work on: x / 255 is not x * (1 / 255)."""
         own = self.candidate.tensors.get("pixel_values")
         if own is None:
             return
         value = np.asarray(expected, np.float64)
-        rounding = self.profile.store if self.profile.store > PROFILES["fp32"].store else 0.0
-        error = np.abs(value) * rounding if rounding else None
+        error = 2 * np.abs(value) * max(self.profile.store, PROFILES["fp32"].store)
         self._judge("pixel_values", Bounded(value, error), own)
+        self._start_judgements, self._start_findings = list(self.judgements), list(self.findings)
 
     def _stated_steps(self) -> dict[str, float]:
         """For each tap the step of its fixed-point numbers: its own, or that of the next tap with one."""
@@ -160,6 +163,25 @@ class Trial:
 
     def run(self, pixel_values: Array) -> None:
         """Judge all taps; fills `judgements`, `findings`, `unchecked` and `complete`."""
+        wrong = self._judge_all(pixel_values, dumped_amiss=False)
+        # Values at another place may be a mistake of the dump or of the port: of the two, that which blames fewer.
+        if self._misplaced and self._judge_all(pixel_values, dumped_amiss=True) >= wrong:
+            self._judge_all(pixel_values, dumped_amiss=False)
+        if self._coarse:
+            self._calibrate(pixel_values)
+        if any(finding.kind == "error" for finding in self.findings):
+            self._prove(pixel_values)
+        self._look_closer(pixel_values)
+
+    def _judge_all(self, pixel_values: Array, *, dumped_amiss: bool) -> int:
+        """The first walk; the number of taps that are wrong.
+
+        Where a tap's values stand in another order or under another name, the next layer works on those that belong
+        there if `dumped_amiss`, and else on those that are there.
+        """
+        self.judgements, self.findings, self.unchecked = list(self._start_judgements), list(self._start_findings), []
+        self._instead, self._coarse, self._made_by = {}, {}, {}
+        self._dumped_amiss, self._misplaced = dumped_amiss, False
 
         def meet(name: str, expected: Bounded | Deferred) -> Bounded | Deferred:
             given = self.given(name)
@@ -169,11 +191,7 @@ class Trial:
 
         self._walk(pixel_values, self.profile, "fail", meet)
         self._excuse_followers()
-        if self._coarse:
-            self._calibrate(pixel_values)
-        if any(finding.kind == "error" for finding in self.findings):
-            self._prove(pixel_values)
-        self._look_closer(pixel_values)
+        return sum(finding.severity == "fail" for finding in self.findings)
 
     def _walk(self, pixel_values: Array, profile: Profile, tier: Tier, meet: Meet, seed: int | None = None) -> None:
         generator = None if seed is None else np.random.default_rng(seed)
@@ -244,10 +262,11 @@ class Trial:
                 self.unchecked.append(name)
                 return Bounded(self._next_input(name, found))
             other = self._explained(name, expected, found, tolerance)
-            if other is not None:
-                self._add(dataclasses.replace(judgement, status="wrong"), other[0])
+            self._misplaced |= other is not None
+            if other is not None and self._dumped_amiss:
+                self._add(judgement, other[0])
                 self._instead[name] = other[1]
-                return Bounded(expected.value if other[1] is None else other[1])
+                return Bounded(other[1])
             self._add(judgement, Finding(name, "fail", "error", _sentence(judgement)))
         else:
             if judgement.test == "local" and _coarse(tolerance, judgement.scale):
@@ -259,10 +278,9 @@ class Trial:
         self.judgements.append(judgement)
         self.findings.extend(findings)
 
-    def _explained(
-        self, name: str, expected: Bounded, found: Array, tolerance: Array
-    ) -> tuple[Finding, Array | None] | None:
-        """A mistake of the dump and not of the port: axes in another order, or the values of another tap."""
+    def _explained(self, name: str, expected: Bounded, found: Array, tolerance: Array) -> tuple[Finding, Array] | None:
+        """What may be a mistake of the dump and not of the port, axes in another order or the values of another tap,
+        and the values that belong here."""
         seen = layout(found, expected.value, tolerance)
         if seen is not None:
             message = f"the values are right, but {seen.description}: the dump is laid out in another way"
@@ -407,22 +425,21 @@ class Trial:
 
     def behaviour(self, pixel_values: Array) -> str | None:
         """The tightest profile that explains all taps; None if there is none."""
-        if self.profile.stated or any(f.kind not in ("error",) for f in self.findings if f.severity == "fail"):
-            return None if any(f.severity == "fail" for f in self.findings) else self.profile.name
-        wrong = {f.tap for f in self.findings if f.severity == "fail"}
-        for name in BEHAVIOURS:
-            if name == self.profile.name and not wrong:
+        wrong = [finding for finding in self.findings if finding.severity == "fail"]
+        if any(finding.kind != "error" for finding in wrong):
+            return None
+        for name in (self.profile.name,) if self.profile.stated else BEHAVIOURS:
+            declared = name == self.profile.name
+            if not wrong if declared else self._explains(PROFILES[name], pixel_values):
                 return name
-            if name != self.profile.name and self._explains(PROFILES[name], pixel_values, wrong):
-                return name
-        return self.profile.name if not wrong else None
+        return None
 
-    def _explains(self, profile: Profile, pixel_values: Array, wrong: set[str]) -> bool:
+    def _explains(self, profile: Profile, pixel_values: Array) -> bool:
         def visit(name: str, expected: Bounded, found: Array) -> None:
             tolerance = 0.0 if expected.error is None else expected.error
             if not (np.abs(found - expected.value) <= tolerance).all():
                 raise _TooFar
-            if name in wrong and profile.store > PROFILES["fp32"].store and not representable(found, profile.store):
+            if profile.store > PROFILES["fp32"].store and not representable(found, profile.store):
                 raise _TooFar
 
         try:
