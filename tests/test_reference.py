@@ -413,7 +413,7 @@ MISTAKES: list[tuple[str, str, str, dict[str, Any]]] = [
 def wrong_taps(case: str, table: OpTable, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     golden = read(GOLDEN / "models" / f"{case}.safetensors")
     model = build(golden, "float64")
-    monkeypatch.setattr(model, "_scope", lambda tap=ignore: Scope(model._weights, tap=tap, ops=table))
+    monkeypatch.setattr(model, "scope", lambda tap=ignore: Scope(model._weights, tap=tap, ops=table))
     return differing(model.taps(golden.tensors["pixel_values"]), golden.select(golden.facts["taps"]), FLOAT64)
 
 

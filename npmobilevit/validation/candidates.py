@@ -299,24 +299,25 @@ def _numbers(data: bytes | memoryview, dtype: np.dtype[Any]) -> Array:
 
 
 def _of_npz(path: Path) -> Candidate:
-    members = _members(path)
+    with _archive_errors(path):
+        archive = _open_archive(path)  # stays open, and is closed with the last of the readers
+        members = _members(path, archive)
     _check_names([info.filename.removesuffix(".npy") for info in members], str(path))
     readers: dict[str, Callable[[], Array]] = {}
     dtypes: dict[str, str] = {}
-    with _whole_archive(path) as archive:
+    with _archive_errors(path):
         for info in members:
             name = info.filename.removesuffix(".npy")
             with archive.open(info) as file:
                 header = _npy_header(file.read(_HEADER_BYTES), info.file_size, f"{path}, tap {shown([name])}")
-            readers[name] = functools.partial(_npz_array, path, info, header)
+            readers[name] = functools.partial(_npz_array, path, archive, info, header)
             dtypes[name] = header.dtype.name
     return Candidate(LazyTensors(readers), MappingProxyType(dtypes))
 
 
-def _members(path: Path) -> list[zipfile.ZipInfo]:
+def _members(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     """What the archive holds; raise BundleError unless they are arrays that fit into memory."""
-    with _whole_archive(path) as archive:
-        members = archive.infolist()
+    members = archive.infolist()
     odd = [info.filename for info in members if not info.filename.endswith(".npy")]
     coded = [
         i.filename
@@ -341,14 +342,17 @@ def _refuse_repeated(names: Iterable[str], path: Path) -> None:
         raise BundleError(f"{path} holds {shown(repeated)} more than once", "bundle-duplicate-name")
 
 
+def _open_archive(path: Path) -> zipfile.ZipFile:
+    if _entries_at_most(path) > 2 * MAX_TAPS:  # before zipfile makes an object of each
+        raise BundleError(f"{path} holds far more than the {MAX_TAPS} taps that are read", "bundle-too-many-taps")
+    return zipfile.ZipFile(path)
+
+
 @contextlib.contextmanager
-def _whole_archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """The zip archive at `path`; whatever is found wrong with it is a BundleError."""
+def _archive_errors(path: Path) -> Iterator[None]:
+    """Whatever is found wrong with a zip archive is a BundleError."""
     try:
-        if _entries_at_most(path) > 2 * MAX_TAPS:  # before zipfile makes an object of each
-            raise BundleError(f"{path} holds far more than the {MAX_TAPS} taps that are read", "bundle-too-many-taps")
-        with zipfile.ZipFile(path) as archive:
-            yield archive
+        yield
     except BundleError:
         raise
     except OSError as error:
@@ -367,8 +371,8 @@ def _entries_at_most(path: Path) -> int:
     return count
 
 
-def _npz_array(path: Path, info: zipfile.ZipInfo, header: _Npy) -> Array:
-    with _whole_archive(path) as archive, archive.open(info) as file:
+def _npz_array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, header: _Npy) -> Array:
+    with _archive_errors(path), archive.open(info) as file:
         data = file.read(info.file_size + 1)
     if len(data) != info.file_size:
         raise BundleError(f"{path}: {shown([info.filename])} is cut off; {_READ_AGAIN}", "bundle-truncated")
