@@ -18,6 +18,7 @@ import json
 import multiprocessing
 import os
 import platform
+import random
 import re
 import sys
 import time
@@ -169,6 +170,7 @@ def main() -> None:
     planned = [control for control in planned if re.search(arguments.only, control.name)]
     finished = read_state(arguments.state)
     todo = [control for control in planned if control.name not in finished]
+    random.Random(0).shuffle(todo)  # a run that is cut short has seen something of everything
     print(f"{len(planned)} checks, {len(planned) - len(todo)} of them finished", flush=True)
     for i, result in enumerate(perform_all(todo, arguments.workers, arguments.state), start=1):
         finished[result["check"]] = result
