@@ -313,7 +313,11 @@ class Arithmetic:
     ) -> Bounded:
         """An operation that is linear in `x` and in `weight`, `apply(x, weight, bias)`, with sums of n terms."""
         b = None if bias is None else bias.value
-        value = apply(x.value, weight.value, b)
+        if self.profile.quantized and self.tier == "sample":
+            narrow_x = self._simulated(x.value, _activation_step(x.value))
+            value = apply(narrow_x, self._simulated(weight.value, _weight_step(weight.value)), b)
+        else:
+            value = apply(x.value, weight.value, b)
         both = self._needs_both(True)
         S: Array = np.empty(0)
         L: Array = S
@@ -330,8 +334,8 @@ class Arithmetic:
             carried.append(unsize(apply(size(x.value), size(weight.error), None)))
             if x.error is not None:
                 carried.append(unsize(apply(size(x.error), size(weight.error), None)))
-        if self.profile.quantized:
-            carried.append(self._quantization(apply, x.value, weight.value, n))
+        if self.profile.quantized and not self.squares:
+            carried.append(self._quantization(apply, x.value, weight.value))
         inputs = [x, weight] if bias is None else [x, weight, bias]
         return self.made(inputs, value, Terms(n, S, L), *carried, product=True)
 
@@ -342,19 +346,20 @@ class Arithmetic:
             return None
         return np.broadcast_to(error[:, np.newaxis, np.newaxis] if value.ndim == 4 else error, value.shape)
 
-    def _quantization(
-        self, apply: Callable[[Array, Array, Array | None], Array], x: Array, weight: Array, n: int
-    ) -> Array:
-        """What dynamic quantisation adds: each factor is off by at most half a step of its scale."""
-        dx = (max(float(x.max(initial=0)), 0) - min(float(x.min(initial=0)), 0)) / ACTIVATION_STEPS / 2
-        dw = float(np.abs(weight).max(initial=0)) / WEIGHT_STEPS / 2
-        one_x, one_w = np.ones_like(x), np.ones_like(weight)
-        bound = dx * apply(one_x, np.abs(weight), None) + dw * apply(np.abs(x), one_w, None) + n * dx * dw
-        if self.tier == "proof":
-            return bound
-        squared = dx**2 * apply(one_x, np.square(weight), None) + dw**2 * apply(np.square(x), one_w, None)
-        spread = np.sqrt(np.maximum(squared + n * (dx * dw) ** 2, 0) / 3)
-        return spread if self.squares else np.minimum(bound, LAMBDA * spread)
+    def _quantization(self, apply: Callable[[Array, Array, Array | None], Array], x: Array, weight: Array) -> Array:
+        """What dynamic quantisation adds: each factor is off by at most half a step of its scale, and next to the
+        ends of its range by a whole one, for zero has to be a step. Equal values are off by the same, so that no
+        root of squares bounds the sum."""
+        dx, dw = _off_by(x, _activation_step(x)), _off_by(weight, _weight_step(weight))
+        return apply(dx, np.abs(weight), None) + apply(np.abs(x), dw, None) + apply(dx, dw, None)
+
+    def _simulated(self, x: Array, step: float) -> Array:
+        """One way to quantise: the steps may lie anywhere."""
+        if not step:
+            return x
+        assert self.generator is not None
+        place = self.generator.random()
+        return (np.round(x / step + place) - place) * step
 
     def conv2d(self, x: Bounded, *, weight: Any, bias: Any = None, **geometry: Any) -> Bounded:
         weight = as_bounded(weight)
@@ -502,6 +507,20 @@ class Arithmetic:
         carried = None if x.error is None else ops.resize_bilinear(x.error, size)
         coordinates = coordinate_error(x.value, size, self.profile.accumulate)
         return self.made([x], value, Terms(8, S, S / math.sqrt(8)), carried, coordinates)
+
+
+def _activation_step(x: Array) -> float:
+    return float(max(x.max(initial=0), 0) - min(x.min(initial=0), 0)) / ACTIVATION_STEPS
+
+
+def _weight_step(weight: Array) -> float:
+    return float(np.abs(weight).max(initial=0)) / WEIGHT_STEPS
+
+
+def _off_by(x: Array, step: float) -> Array:
+    """How far quantisation may move each value: half a step, and a whole one at the ends of the range."""
+    at_an_end = (x <= x.min(initial=0) + step / 2) | (x >= x.max(initial=0) - step / 2)
+    return np.where(at_an_end, step, step / 2)
 
 
 def coordinate_error(x: Array, size: tuple[int, int], accumulate: float) -> Array:

@@ -436,24 +436,46 @@ def test_coordinates_rounded_to_float32_lie_within_the_tolerance_and_need_their_
 
 
 @pytest.mark.parametrize("name", ["conv2d", "linear"])
-def test_quantized_factors_may_be_off_by_half_a_step_each(name):
+def test_quantized_factors_may_be_off_by_half_a_step_each_and_a_whole_one_at_the_ends(name):
     op, profile = OPERATORS[name], PROFILES["int8-dynamic"]
     x, weight = op.inputs["x"], op.inputs["weight"]
-    dx = (x.max() - x.min()) / 127 / 2
-    dw = np.abs(weight).max() / 127 / 2
-    n = op.terms(**op.inputs)[0]
     product = functools.partial(op.terms, bias=np.zeros(weight.shape[0]))
 
-    def sums(x, weight):
-        return product(x=x, weight=weight)[1]
+    def off_by(values, step):
+        ends = (values - values.min() <= step / 2) | (values.max() - values <= step / 2)
+        return step / 2 * (1 + ends)
 
-    ones_x, ones_w = np.ones(x.shape), np.ones(weight.shape)
-    bound = dx * sums(ones_x, weight) + dw * sums(x, ones_w) + n * dx * dw
-    squared = dx**2 * sums(ones_x, weight**2) + dw**2 * sums(x**2, ones_w) + n * (dx * dw) ** 2
-    carried = {"proof": bound, "fail": np.minimum(bound, 6.8 * np.sqrt(squared / 3))}
-    for tier, quantization in carried.items():
-        plain = op(FP32, tier).error
-        assert_equal(op(profile, tier).error, plain + quantization * (1 + 2**-24))
+    dx, dw = off_by(x, (x.max() - x.min()) / 127), off_by(weight, np.abs(weight).max() / 127)
+    assert (dx != dx.min()).any()
+    bound = sum(product(x=a, weight=b)[1] for a, b in ((dx, weight), (x, dw), (dx, dw)))
+    for tier in ("proof", "fail"):
+        assert_equal(op(profile, tier).error, op(FP32, tier).error + bound * (1 + 2**-24))
+
+
+def test_equal_values_that_are_quantized_are_off_by_the_same():
+    """Half of the inputs at one place between two steps: no root of squares would bound their sum."""
+    x = np.where(np.arange(512) % 2, 0.5 / 127, np.linspace(0, 1, 512))[np.newaxis]
+    weight = np.where(np.arange(512) % 2, 1.0, 1e-3)[np.newaxis]
+    quantized = np.ceil(x * 127 - 1e-9) / 127
+    found = Arithmetic(PROFILES["int8-dynamic"], "fail").linear(Bounded(x), weight=weight)
+    error = np.abs(quantized @ weight.T - found.value)
+    assert (error <= found.error).all()
+    assert (error > 0.3 * found.error).all()
+
+
+def test_a_simulated_port_rounds_its_factors_to_steps():
+    x, weight = normal(2, 3, 6), normal(4, 6, seed=1)
+    values = [
+        Arithmetic(PROFILES["int8-dynamic"], "sample", np.random.default_rng(seed))
+        .linear(Bounded(x), weight=weight)
+        .value
+        for seed in range(40)
+    ]
+    exact = Arithmetic(PROFILES["int8-dynamic"], "proof").linear(Bounded(x), weight=weight)
+    spread = np.std(values, axis=0)
+    assert (np.abs(np.mean(values, axis=0) - exact.value) <= spread).all()
+    assert (spread > 0.02 * exact.error).all()
+    assert (spread < 0.5 * exact.error).all()
 
 
 def test_a_constant_that_is_quantized_has_no_range_and_no_error_of_it():
