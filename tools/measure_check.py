@@ -52,8 +52,8 @@ wrong = {name: value * np.float32(1.01) if name.endswith("normalization") else v
 start = time.perf_counter()
 assert check(wrong, network).verdict == "fail"
 failing = time.perf_counter() - start
-print(f"{VARIANT} {SIZE}: {len(taps)} taps; right port {right:.1f} s ({right / forward:.0f} forward passes), wrong port "
-      f"{failing:.1f} s; the dump {dump:.0f} MiB, beside it {beside:.0f} MiB")
+print(f"{VARIANT} {SIZE}: {len(taps)} taps; right port {right:.1f} s ({right / forward:.0f} forward passes), "
+      f"wrong port {failing:.1f} s; the dump {dump:.0f} MiB, beside it {beside:.0f} MiB")
 """
 
 

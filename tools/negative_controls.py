@@ -6,7 +6,8 @@
 
 Networks are the three variants and a segmenter with well-scaled random weights, and both shipped checkpoints; sizes
 128x128, 224x224 and 203x157; one and two pictures; five seeds. Shipped checkpoints also see a whole picture, with the
-image processor before them. Finished checks are lines of the state file and are not done again. A verdict of "fail"
+image processor before them. Finished checks are lines of the state file and are not done again; Ctrl-C ends a run
+early with the summary of what is finished. A verdict of "fail"
 is a false alarm, and then the tool fails; findings that are "unusual" are counted apart.
 """  # noqa: E501
 
@@ -108,13 +109,16 @@ def read_state(path: Path) -> dict[str, Json]:
 
 def perform_all(todo: list[Control], workers: int, state: Path) -> Iterator[Json]:
     """Run the checks, and append each result to the state file when it is there."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool, state.open("a", encoding="utf-8") as file:
-        for future in as_completed([pool.submit(perform, control) for control in todo]):
-            result = future.result()
-            file.write(json.dumps(result, allow_nan=False) + "\n")
-            file.flush()
-            yield result
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    try:
+        with state.open("a", encoding="utf-8") as file:
+            for future in as_completed([pool.submit(perform, control) for control in todo]):
+                result = future.result()
+                file.write(json.dumps(result, allow_nan=False) + "\n")
+                file.flush()
+                yield result
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def summary(results: Iterable[Json]) -> list[Json]:
@@ -172,18 +176,21 @@ def main() -> None:
     todo = [control for control in planned if control.name not in finished]
     random.Random(0).shuffle(todo)  # a run that is cut short has seen something of everything
     print(f"{len(planned)} checks, {len(planned) - len(todo)} of them finished", flush=True)
-    for i, result in enumerate(perform_all(todo, arguments.workers, arguments.state), start=1):
-        finished[result["check"]] = result
-        print(f"{i}/{len(todo)} {result['seconds']:5.1f} s {result['verdict']:8} {result['check']}", flush=True)
-        for alarm in result["alarms"]:
-            print(f"    {alarm}", flush=True)
-    results = [finished[control.name] for control in planned]
+    try:
+        for i, result in enumerate(perform_all(todo, arguments.workers, arguments.state), start=1):
+            finished[result["check"]] = result
+            print(f"{i}/{len(todo)} {result['seconds']:5.1f} s {result['verdict']:8} {result['check']}", flush=True)
+            for alarm in result["alarms"]:
+                print(f"    {alarm}", flush=True)
+    except KeyboardInterrupt:
+        print("interrupted; this is what was finished", flush=True)
+    results = [finished[control.name] for control in planned if control.name in finished]
     rows = summary(results)
     print(table(rows))
     alarms = {result["check"]: result["alarms"] for result in results if result["verdict"] == "fail"}
     if arguments.output:
         totals = {key: sum(row[key] for row in rows) for key in ("checks", "judgements", "false_alarms")}
-        report = {"versions": versions(), **totals, "ports": rows, "alarms": alarms}
+        report = {"versions": versions(), "planned": len(planned), **totals, "ports": rows, "alarms": alarms}
         arguments.output.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     if alarms:
         raise SystemExit(f"error: {len(alarms)} false alarms, the first in {next(iter(alarms))}")
