@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npmobilevit.errors import ConfigError
+from npmobilevit.errors import BundleError, ConfigError
 from npmobilevit.images import ImageSource
 from npmobilevit.models import PreTrainedModel
 from npmobilevit.pipeline import Pipeline, load
@@ -57,7 +57,8 @@ def check(
     profile : {"fp32", "tf32", "fp16", "fp16-acc16", "bf16", "int8-dynamic", "fixed"}
         The arithmetic that the port declares.
     inputs : mapping or path, optional
-        Injection: the recorded tensors on which the port ran each of its regions. None: each ran on the one before.
+        Injection: the recorded tensors on which the port ran its layers one by one, such as a :class:`Bundle`. Each
+        layer is judged on the recorded tensors before it. None: the port ran as a whole.
 
     Returns
     -------
@@ -96,7 +97,7 @@ def check(
     if image is not None:
         if pipeline is None:
             raise ConfigError("image: a bare model has no image processor; pass a Pipeline or a name", "check-image")
-        note(judge_picture(given.tensors, image, pipeline.processor, declared))
+        note(judge_picture(given.tensors, image, pipeline.processor, declared, given.scales))
         prepared = pipeline.pixel_values(image)
     start = trial.pixel_values(prepared if pixel_values is None else pixel_values)
     if image is None and pixel_values is not None:
@@ -121,6 +122,12 @@ def check(
         else:
             note(judge_mask(found, given.tensors[name], target_size, declared))
     findings += trial.strangers()
+    if not judgements:
+        raise BundleError(
+            f"the candidate holds nothing that can be judged, but {', '.join(list(given.tensors)[:5])}; "
+            "`npmobilevit taps` lists the names of taps",
+            "bundle-no-tap",
+        )
 
     return Report(
         model={

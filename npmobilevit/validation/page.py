@@ -157,7 +157,7 @@ def _group(place: str, taps: Sequence[str]) -> str:
 def _cards(findings: Sequence[Finding], state: str, judgements: Sequence[Judgement], rows: Mapping[str, int]) -> str:
     shown = "".join(_card(finding, state, judgements, rows) for finding in findings[:MOST_CARDS])
     rest = len(findings) - MOST_CARDS
-    return shown + (f"<p>and {rest} more; to_json() has all</p>" if rest > 0 else "")
+    return shown + (f"<p>and {rest} more; the JSON has all</p>" if rest > 0 else "")
 
 
 def _card(finding: Finding, state: str, judgements: Sequence[Judgement], rows: Mapping[str, int]) -> str:

@@ -100,6 +100,35 @@ def layout(found: NDArray[Any], expected: Array, tolerance: Array | float) -> La
     return None
 
 
+def reinterpreted(found: NDArray[Any], expected: Array, tolerance: Array | float) -> Layout | None:
+    """Tell whether the bytes of a tensor are the expected ones, read in the wrong order or as another type.
+
+    Parameters
+    ----------
+    found : array
+        As it was dumped.
+    expected : array
+    tolerance : array like `expected`, or number
+
+    Returns
+    -------
+    Layout or None
+    """
+    if found.shape != expected.shape or not found.size or found.dtype.kind not in "iuf":
+        return None
+    found = np.ascontiguousarray(found)
+    ways: dict[str, NDArray[Any]] = {"its bytes are in the other order": found.byteswap()}
+    if found.dtype.itemsize == 4:
+        other = np.float32 if found.dtype.kind in "iu" else np.int32
+        ways[f"its bytes are {other.__name__}, and were read as {found.dtype.name}"] = found.view(other)
+    for description, values in ways.items():
+        with np.errstate(invalid="ignore"):
+            restored = values.astype(np.float64)
+        if _within(restored, expected, tolerance):
+            return Layout(description, restored)
+    return None
+
+
 def misnamed(expected: Array, tolerance: Array | float, others: Mapping[str, NDArray[Any]]) -> str | None:
     """Name the tap that holds what was expected elsewhere.
 

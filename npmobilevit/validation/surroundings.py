@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -104,7 +105,11 @@ def _unmeasured(tap: str, shape: tuple[int, ...], region: tuple[str, ...] = (), 
 
 
 def judge_picture(
-    tensors: Mapping[str, Any], image: ImageSource, processor: MobileViTImageProcessor, profile: Profile
+    tensors: Mapping[str, Any],
+    image: ImageSource,
+    processor: MobileViTImageProcessor,
+    profile: Profile,
+    scales: Mapping[str, float] = MappingProxyType({}),
 ) -> Judged:
     """Judge the steps from a picture to pixel values.
 
@@ -118,6 +123,8 @@ def judge_picture(
     processor : MobileViTImageProcessor
         Its settings say which steps are taken; the tensor of a step that is not taken has to be the one before.
     profile : Profile
+    scales : mapping of str to float
+        Steps of those tensors that are quantised: they may be one step away besides.
 
     Returns
     -------
@@ -140,7 +147,9 @@ def judge_picture(
     for name in STEPS:
         if name in tensors:
             found = np.asarray(tensors[name])
-            judged.append(_judged_step(_Step(name, before, processor, unit, frozenset(tensors)), found))
+            judged.append(
+                _judged_step(_Step(name, before, processor, unit, scales.get(name, 0.0), frozenset(tensors)), found)
+            )
             pixels = _picture(name, found)
             if pixels is not None:
                 before = _Before(name, f"the port's own {name}", pixels)
@@ -162,6 +171,7 @@ class _Step(NamedTuple):
     before: _Before
     processor: MobileViTImageProcessor
     unit: float
+    step: float
     given: frozenset[str]
 
     @property
@@ -193,7 +203,8 @@ class _Step(NamedTuple):
         """Two roundings of what is rescaled, one of floats that change their type, none of anything else."""
         before = self.before.pixels.dtype
         is_stored_anew = before.kind == "f" and found.dtype != before
-        return (2 if "rescaled" in self.taken else 1 if is_stored_anew else 0) * self.unit * np.abs(expected)
+        roundings = 2 if "rescaled" in self.taken else 1 if is_stored_anew else 0
+        return roundings * self.unit * np.abs(expected) + self.step
 
 
 def _judged_step(step: _Step, found: NDArray[Any]) -> tuple[Judgement, list[Finding]]:

@@ -110,7 +110,9 @@ def _reason_to_fail(report: Report) -> str:
     wrong = list(dict.fromkeys(finding.tap for finding in report.failures))
     taps = {judgement.tap for judgement in report.judgements}.union(wrong)
     verb = "is" if len(wrong) == 1 else "are"
-    return f"{len(wrong)} of {count(len(taps), 'tap')} {verb} wrong; first: {printable(wrong[0])}"
+    seen = report.behaves_as not in (None, report.profile)
+    explained = f"; {printable(str(report.behaves_as))} would explain all of it: is that its profile?" if seen else ""
+    return f"{len(wrong)} of {count(len(taps), 'tap')} {verb} wrong; first: {printable(wrong[0])}{explained}"
 
 
 def _reason_to_pass(report: Report) -> str:
@@ -152,6 +154,8 @@ def profile(report: Report) -> str:
 
 def details(judgement: Judgement) -> list[str]:
     """Sentences with the numbers of one tap, without full stops."""
+    if math.isnan(judgement.found) and math.isnan(judgement.expected):  # it could not be compared
+        return []
     sentences = [_worst(judgement), _sizes(judgement)]
     if judgement.status != "wrong":
         sentences.append(_power(judgement))
@@ -201,7 +205,7 @@ def _findings(report: Report, severity: str, title: str) -> list[str]:
         return []
     judgements = {judgement.tap: judgement for judgement in report.judgements}
     shown = [line for finding in findings[:MOST_SHOWN] for line in _finding(finding, judgements)]
-    return [f"{title} ({len(findings)})", *shown, *_rest(len(findings), "to_json() has all")]
+    return [f"{title} ({len(findings)})", *shown, *_rest(len(findings), "the JSON has all")]
 
 
 def _finding(finding: Finding, judgements: Mapping[str, Judgement]) -> list[str]:
@@ -221,7 +225,11 @@ def _layers(report: Report, *, every_layer: bool) -> list[str]:
         return []
     rows = [judgement for judgement in report.judgements if every_layer or judgement.status != "right"]
     shown = rows if every_layer else rows[:MOST_SHOWN]
-    table = [_CELLS, *map(_row, shown), *_rest(len(rows), "to_text(every_layer=True) shows all", len(shown))]
+    table = [
+        _CELLS,
+        *map(_row, shown),
+        *_rest(len(rows), "--every-layer or to_text(every_layer=True) shows all", len(shown)),
+    ]
     return [f"Layers: {totals(report)}", *_wrapped(power(report), ""), *(table if rows else [])]
 
 

@@ -7,6 +7,7 @@ compared with what is proven, right taps with what is usual, and other profiles 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,7 +24,7 @@ from npmobilevit.validation.candidates import Candidate
 from npmobilevit.validation.profiles import BFLOAT16, PROFILES, Profile
 from npmobilevit.validation.replay import Meet, replay, tap_names
 from npmobilevit.validation.report import Finding, Judgement
-from npmobilevit.validation.structure import anomalies, layout, misnamed
+from npmobilevit.validation.structure import anomalies, layout, misnamed, reinterpreted
 
 # What a candidate may hold besides taps, and what judges it (npmobilevit.validation.surroundings).
 PICTURE_STEPS = ("picture", "resized", "center_cropped", "rescaled")
@@ -85,7 +86,7 @@ class Trial:
         self.judgements: list[Judgement] = []
         self.findings: list[Finding] = []
         self.unchecked: list[str] = []
-        self.complete = False
+        self._reached_end = self._gap = False
         self._used: set[str] = set()
         self._start_judgements: list[Judgement] = []
         self._start_findings: list[Finding] = []
@@ -114,15 +115,21 @@ class Trial:
     def strangers(self) -> list[Finding]:
         """Findings for the candidate's names that mean nothing here. Inert dropouts come with every set of hooks."""
         known = self._used | {"pixel_values", *PICTURE_STEPS, *RESULTS}
+        unknown = [name for name in self.candidate.tensors if name not in known and not _is_dropout(name)]
         return [
-            Finding(name, "unusual", "extra", f"{name[:200]!r} is no tap of this network; see `npmobilevit taps`")
-            for name in self.candidate.tensors
-            if name not in known and name.rpartition(".")[2] != "dropout"
+            Finding(name, "unusual", "extra", f"is no tap of this network; {self._advice(name)}") for name in unknown
         ]
+
+    def _advice(self, name: str) -> str:
+        near = difflib.get_close_matches(
+            f"mobilevit.{name.removeprefix('mobilevit.')}"[:200], self.order, n=1, cutoff=0.8
+        )
+        return f"did you mean {near[0]}?" if near else "`npmobilevit taps` lists them"
 
     def pixel_values(self, otherwise: NDArray[Any] | None) -> Array:
         """What the port started from."""
-        own = self.candidate.tensors.get("pixel_values")
+        injected = (self.injected or {}).get("pixel_values")
+        own = self.candidate.tensors.get("pixel_values") if injected is None else injected
         if own is None and otherwise is None:
             raise BundleError(
                 "the candidate has no pixel_values, and neither pixel_values nor image is given: nothing to start from",
@@ -133,7 +140,8 @@ class Trial:
         try:
             return self.model.check_pixel_values(np.asarray(own, np.float64))
         except ShapeError as error:
-            raise BundleError(f"the candidate's {error}", "bundle-pixel-values") from error
+            advice = _advice_on_shape(own.shape, self.model.config.num_channels)
+            raise BundleError(f"the candidate's {error}{advice}", "bundle-pixel-values") from error
 
     def judge_start(self, expected: Array) -> None:
         """Compare the candidate's pixel values with those that it was to work on: x / 255 is not x * (1 / 255)."""
@@ -159,6 +167,11 @@ class Trial:
         following = self.order[self.order.index(name) + 1 :] if name in self._steps else []
         return self._steps[following[0]] if following else self._step
 
+    @property
+    def complete(self) -> bool:
+        """Whether the regions that were judged reach from the input to the output."""
+        return self._reached_end and not self._gap
+
     # --- walks
 
     def run(self, pixel_values: Array) -> None:
@@ -181,7 +194,7 @@ class Trial:
         """
         self.judgements, self.findings, self.unchecked = list(self._start_judgements), list(self._start_findings), []
         self._instead, self._coarse, self._made_by = {}, {}, {}
-        self._dumped_amiss, self._misplaced = dumped_amiss, False
+        self._dumped_amiss, self._misplaced, self._gap = dumped_amiss, False, False
 
         def meet(name: str, expected: Bounded | Deferred) -> Bounded | Deferred:
             given = self.given(name)
@@ -218,7 +231,8 @@ class Trial:
         def meet(name: str, expected: Bounded | Deferred) -> Bounded | Deferred:
             given = self.given(name)
             if given is None or not name:
-                return expected
+                injected = None if isinstance(expected, Deferred) else self._injected(name, expected.shape)
+                return expected if injected is None else Bounded(injected)
             value = _whole(expected)
             if name in self._instead:
                 found = self._instead[name]
@@ -232,42 +246,68 @@ class Trial:
 
     def _next_input(self, name: str, found: Array) -> Array:
         """What the next layer worked on: what the port dumped, or what was injected there."""
-        injected = None if self.injected is None else _found_under(name, self.injected)
-        return found if injected is None else np.asarray(self.injected[injected], np.float64)  # type: ignore[index]
+        injected = self._injected(name, found.shape)
+        return found if injected is None else injected
+
+    def _injected(self, name: str, shape: tuple[int, ...]) -> Array | None:
+        recorded = None if self.injected is None else _found_under(name, self.injected)
+        if self.injected is None or recorded is None:
+            return None
+        value = np.asarray(self.injected[recorded], np.float64)
+        if value.shape != shape:
+            raise BundleError(
+                f"inputs: {name} has the shape {value.shape}, but {shape} belongs to these pixel_values; record the "
+                "inputs from the same picture",
+                "bundle-inputs",
+            )
+        return value
 
     def _missing(self, name: str, x: Bounded | Deferred) -> Bounded | Deferred:
-        """Go on without a tap: the bound is carried on, and the next judgement spans it."""
+        """Go on without a tap: the bound is carried on, and the next judgement spans it. But a layer that ran on a
+        recorded tensor begins there."""
         if not name or isinstance(x, Deferred):
             return x
         if name.rpartition(".")[2] not in EXTRA_TAPS:
             self.unchecked.append(name)
-            self.complete = x.error is None and not x.tainted  # the last tap decides
-        return dataclasses.replace(x, spans=(*x.spans, name))
+            self._reached_end = x.error is None and not x.tainted  # the last tap decides
+        injected = self._injected(name, x.shape)
+        if injected is None:
+            return dataclasses.replace(x, spans=(*x.spans, name))
+        self._gap |= x.error is not None
+        return Bounded(injected)
 
     # --- judging one tap
 
     def _judge(self, name: str, expected: Bounded, given: NDArray[Any]) -> Bounded:
         found = np.asarray(given, np.float64)
-        self.complete = True
+        self._reached_end = True
         tolerance = np.zeros(expected.shape) if expected.error is None else expected.error
         if found.shape != expected.shape:
             return self._misshapen(name, expected, found, tolerance)
         finite = np.isfinite(found)
         if not finite.all():
-            return self._not_finite(name, expected, found, finite)
+            seen = reinterpreted(given, expected.value, tolerance)
+            if seen is None:
+                return self._not_finite(name, expected, found, finite)
+            message = f"the values are right, but {seen.description}"
+            self._add(_unmeasured(name, expected, found.shape), Finding(name, "fail", "layout", message))
+            self._instead[name] = seen.restored
+            return Bounded(seen.restored)
         self._made_by[name] = expected.made_by
         judgement = compared(name, expected, found, tolerance)
         if judgement.status == "wrong":
             if expected.tainted:  # its input could not be known
                 self.unchecked.append(name)
                 return Bounded(self._next_input(name, found))
-            other = self._explained(name, expected, found, tolerance)
+            other = self._explained(name, expected, given, tolerance)
             self._misplaced |= other is not None
             if other is not None and self._dumped_amiss:
                 self._add(judgement, other[0])
                 self._instead[name] = other[1]
                 return Bounded(other[1])
-            self._add(judgement, Finding(name, "fail", "error", _sentence(judgement)))
+            scaleless = given.dtype.kind in "iu" and _found_under(name, self.candidate.scales) is None
+            advice = f"; it holds {given.dtype} without a scale" if scaleless else ""
+            self._add(judgement, Finding(name, "fail", "error", _sentence(judgement) + advice))
         else:
             if judgement.test == "local" and _coarse(tolerance, judgement.scale):
                 self._coarse[name] = Coarse(len(self.judgements), expected.value, found, tolerance)
@@ -278,18 +318,25 @@ class Trial:
         self.judgements.append(judgement)
         self.findings.extend(findings)
 
-    def _explained(self, name: str, expected: Bounded, found: Array, tolerance: Array) -> tuple[Finding, Array] | None:
-        """What may be a mistake of the dump and not of the port, axes in another order or the values of another tap,
-        and the values that belong here."""
-        seen = layout(found, expected.value, tolerance)
+    def _explained(
+        self, name: str, expected: Bounded, given: NDArray[Any], tolerance: Array
+    ) -> tuple[Finding, Array] | None:
+        """What may be a mistake of the dump and not of the port, axes or bytes in another order or the values of
+        another tap, and the values that belong here."""
+        seen = reinterpreted(given, expected.value, tolerance) or layout(
+            np.asarray(given, np.float64), expected.value, tolerance
+        )
         if seen is not None:
             message = f"the values are right, but {seen.description}: the dump is laid out in another way"
             return Finding(name, "fail", "layout", message), seen.restored
-        others = {other: value for other, value in self.candidate.tensors.items() if other not in (name, "mobilevit")}
+        own = _found_under(name, self.candidate.tensors)
+        others = {other: value for other, value in self.candidate.tensors.items() if other != own}
         holder = misnamed(expected.value, tolerance, others)
         if holder is None:
             return None
-        message = f"what belongs here was dumped under the name {holder[:200]!r}"
+        twin = next((other for other, value in others.items() if np.array_equal(value, given)), None)
+        same = f"holds the same as {twin[:200]}, and " if twin is not None else ""
+        message = f"{same}what belongs here was dumped as {holder[:200]}"
         return Finding(name, "fail", "misnamed", message), np.asarray(self.candidate.tensors[holder], np.float64)
 
     def _misshapen(self, name: str, expected: Bounded, found: Array, tolerance: Array) -> Bounded:
@@ -430,15 +477,17 @@ class Trial:
             return None
         for name in (self.profile.name,) if self.profile.stated else BEHAVIOURS:
             declared = name == self.profile.name
-            if not wrong if declared else self._explains(PROFILES[name], pixel_values):
+            if not wrong if declared else self._explains(PROFILES[name], pixel_values, {f.tap for f in wrong}):
                 return name
         return None
 
-    def _explains(self, profile: Profile, pixel_values: Array) -> bool:
+    def _explains(self, profile: Profile, pixel_values: Array, wrong: set[str]) -> bool:
         def visit(name: str, expected: Bounded, found: Array) -> None:
-            tolerance = 0.0 if expected.error is None else expected.error
+            tolerance = np.zeros(expected.shape) if expected.error is None else expected.error
             if not (np.abs(found - expected.value) <= tolerance).all():
                 raise _TooFar
+            if name in wrong and _coarse(tolerance, _root_mean_square(expected.value)):
+                raise _TooFar  # so wide a tolerance would explain anything
             if profile.store > PROFILES["fp32"].store and not representable(found, profile.store):
                 raise _TooFar
 
@@ -447,6 +496,18 @@ class Trial:
         except _TooFar:
             return False
         return True
+
+
+def _advice_on_shape(shape: tuple[int, ...], channels: int) -> str:
+    if len(shape) == 4 and shape[3] == channels:
+        return "; these seem to be N, H, W, C: transpose them, or declare the layout in a manifest"
+    if len(shape) == 3:
+        return "; the axis of the pictures seems to be missing"
+    return ""
+
+
+def _is_dropout(name: str) -> bool:
+    return name.rpartition(".")[2] == "dropout"
 
 
 def _whole(x: Bounded | Deferred) -> Bounded:

@@ -29,9 +29,10 @@ def test_there_is_a_walk_through():
 
 @pytest.mark.parametrize(("code", "text"), list(shown()))
 def test_code_with_torch_prints_what_is_shown(code, text, capsys, monkeypatch):
-    """Numbers with a point may differ by a percent from machine to machine; all else may not."""
+    """Up to a line of dots. Numbers with a point may differ by a percent from machine to machine; all else may not."""
     monkeypatch.chdir(Path(__file__).parents[2])
     exec(compile(code, "document", "exec"), {"__name__": "document"})
+    text = text.removesuffix("...\n")
     lines = text.splitlines()
     printed = capsys.readouterr().out.splitlines()[: len(lines)]
     assert [NUMBER.sub("#", line) for line in printed] == [NUMBER.sub("#", line) for line in lines]

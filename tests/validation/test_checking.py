@@ -265,10 +265,46 @@ def test_a_wrong_shape_is_said_and_blames_nobody_else(model, honest):
     assert str(honest[name].shape) in report.failures[0].message
 
 
-def test_names_that_mean_nothing_are_told_but_decide_nothing(model, honest):
-    report = check({**honest, "mobilevit.frobnicator": np.zeros(3), "mobilevit.x.dropout": np.zeros(3)}, model)
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda a: a.byteswap(), "bytes are in the other order"),
+        (lambda a: a.view(np.int32), "float32, and were read as int32"),
+    ],
+)
+def test_bytes_that_were_misread_are_said_and_blame_nobody_else(model, honest, change, words):
+    name = f"{BLOCK}.fusion.convolution"
+    report = check({**honest, name: change(honest[name])}, model)
+    assert failing(report) == [name]
+    assert report.failures[0].kind == "layout"
+    assert words in report.failures[0].message
+
+
+def test_integers_without_a_scale_are_said(model, honest):
+    name = f"{BLOCK}.fusion.convolution"
+    report = check({**honest, name: np.round(honest[name] * 256).astype(np.int16)}, model)
+    assert "int16 without a scale" in report.failures[0].message
+
+
+def test_a_candidate_without_any_tap_is_refused(model, x):
+    for taps in ({}, {"mobilevit_conv_stem": x}):
+        with pytest.raises(BundleError, match="npmobilevit taps") as caught:
+            check({"pixel_values": x, **taps}, model)
+        assert caught.value.code == "bundle-no-tap"
+
+
+def test_pixel_values_of_another_layout_come_with_advice(model, honest, x):
+    for wrong, words in ((x.transpose(0, 2, 3, 1), "N, H, W, C"), (x[0], "axis of the pictures")):
+        with pytest.raises(BundleError, match=words):
+            check({**honest, "pixel_values": wrong}, model)
+
+
+def test_names_that_mean_nothing_are_told_but_decide_nothing(model, honest, x):
+    strange = {"mobilevit.frobnicator": np.zeros(3), "mobilevit.x.dropout": np.zeros(3), "conv_stem.normalisation": x}
+    report = check({**honest, **strange}, model)
     assert report.verdict == "pass"
-    assert kinds(report) == {"mobilevit.frobnicator": "extra"}
+    assert kinds(report) == {"mobilevit.frobnicator": "extra", "conv_stem.normalisation": "extra"}
+    assert "did you mean mobilevit.conv_stem.normalization?" in report.findings[1].message
 
 
 def test_the_prefix_may_be_left_out(model, honest):
@@ -317,6 +353,22 @@ def test_injection_judges_each_region_on_the_recorded_input(model, x):
     assert failing(check(port, model)) == [name, f"{BLOCK}.conv_kxk.activation"]
 
 
+def test_layers_that_ran_alone_are_judged_on_the_recorded_tensors_before_them(model, x):
+    golden = dump(model, x)
+    names = [f"{BLOCK}.conv_kxk.normalization", f"{LAYER}.attention.attention.query", f"{LAYER}.intermediate.dense"]
+    port = {name: golden[name] for name in names}
+    report = check(port, model, inputs=golden)
+    assert report.verdict == "screened"  # most layers did not run
+    assert [j.tap for j in report.judgements] == names
+    assert all(j.region == () and j.test == "local" for j in report.judgements)
+    port[names[0]] = port[names[0]] * np.float32(1.001)
+    assert failing(check(port, model, inputs=golden)) == names[:1]
+    other = dump(model, x[:, :, ::-1].copy())
+    assert failing(check({name: golden[name] for name in names}, model, inputs=other)) == names
+    with pytest.raises(BundleError, match="same picture"):
+        check(port, model, inputs={**dump(model, x[:1]), "pixel_values": x})
+
+
 def test_tf32_undeclared_is_recognised(model, x):
     taps = dump(model, x, **with_operands(cut_to(11)))
     report = check(taps, model)
@@ -338,7 +390,12 @@ def test_half_precision_is_recognised(model, x, profile, narrow):
 
 def test_a_mistake_is_no_arithmetic(model, x):
     operators, _ = MISTAKES["two heads for four"]
-    assert check(dump(model, x, **operators), model).behaves_as is None
+    taps = dump(model, x, **operators)
+    ends = {name: taps[name] for name in ("pixel_values", "logits")}
+    for candidate in (taps, ends):
+        report = check(candidate, model)
+        assert report.verdict == "fail"
+        assert report.behaves_as is None
 
 
 def test_float32_declared_as_bfloat16_behaves_as_float32(model, honest):

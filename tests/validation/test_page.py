@@ -196,7 +196,7 @@ def test_a_finding_without_a_row_has_no_link():
 def test_many_cards_are_cut_and_counted(many, counted):
     found = page(report([], [failure(f"t{i}") for i in range(many)]))
     assert len(found.all("article")) == 60
-    assert ("and 1 more; to_json() has all" in found.texts("p")) == counted
+    assert ("and 1 more; the JSON has all" in found.texts("p")) == counted
 
 
 def test_what_was_not_given_is_grouped():

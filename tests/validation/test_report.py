@@ -57,7 +57,10 @@ def test_failures_are_the_findings_that_decide_in_their_order():
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        (made.mixed(), "FAIL: 2 of 7 taps are wrong; first: attention"),
+        (
+            made.mixed(),
+            "FAIL: 2 of 7 taps are wrong; first: attention; tf32 would explain all of it: is that its profile?",
+        ),
         (report([wrong("a")], [failure("a"), failure("a")]), "FAIL: 1 of 1 tap is wrong; first: a"),
         (report([judgement("a")], [failure("mask")]), "FAIL: 1 of 2 taps is wrong; first: mask"),
         (
@@ -159,8 +162,8 @@ def test_of_the_found_nan_no_multiple_is_given():
 
 def test_long_lists_are_cut_and_counted():
     text = made.crowded().to_text()
-    assert "\n  and 2980 more; to_json() has all\n" in text
-    assert "\n  and 290 more; to_text(every_layer=True) shows all\n" in text
+    assert "\n  and 2980 more; the JSON has all\n" in text
+    assert "\n  and 290 more; --every-layer or to_text(every_layer=True) shows all\n" in text
     assert "missing7 and 1992 more" in text
     assert len(text.splitlines()) < 250
 
