@@ -172,8 +172,8 @@ def test_long_lists_are_cut_and_counted():
 def test_lists_are_cut_no_sooner_than_they_are_long(many, counted):
     names = [f"tap{i}" for i in range(many)]
     text = report(map(wrong, names), map(failure, names)).to_text()
-    assert bool(lines_with(text, "and 1 more; to_json")) == counted
-    assert bool(lines_with(text, "and 1 more; to_text")) == counted
+    assert bool(lines_with(text, "and 1 more; the JSON")) == counted
+    assert bool(lines_with(text, "and 1 more; --every-layer")) == counted
 
 
 # layers
