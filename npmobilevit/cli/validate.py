@@ -63,6 +63,8 @@ def run_record(options: argparse.Namespace) -> int:
 
 def _check_output(options: argparse.Namespace, output: str) -> None:
     """Refuse what cannot be written, or is not to be written over, before any work is done."""
+    if not options.export and not output.endswith(".safetensors"):
+        raise usage("output-suffix", f"{output!r}: a bundle is a .safetensors file; or write a folder with --export")
     if not options.export and (options.layout or options.dtype):
         raise usage("usage", "--layout and --dtype are for --export; a bundle holds values as they are computed")
     if options.export and (options.with_bounds or options.max_bytes_per_tap):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from npmobilevit.errors import BundleError, ConfigError
 from npmobilevit.images import ImageSource
 from npmobilevit.models import PreTrainedModel
+from npmobilevit.ops.arrays import Array
 from npmobilevit.pipeline import Pipeline, load
 from npmobilevit.validation.bundles import weights_sha256
 from npmobilevit.validation.candidates import read_candidate
@@ -100,6 +101,8 @@ def check(
         note(judge_picture(given.tensors, image, pipeline.processor, declared, given.scales))
         prepared = pipeline.pixel_values(image)
     start = trial.pixel_values(prepared if pixel_values is None else pixel_values)
+    if image is None:
+        findings += _beyond_range(start)
     if image is None and pixel_values is not None:
         trial.judge_start(network.check_pixel_values(pixel_values))
     trial.run(start)
@@ -143,6 +146,15 @@ def check(
         unchecked=tuple(unchecked),
         complete=trial.complete,
     )
+
+
+def _beyond_range(pixel_values: Array) -> list[Finding]:
+    """A finding if the pixel values cannot be what the image processor makes."""
+    low, high = float(pixel_values.min()), float(pixel_values.max())
+    if low >= 0 and high <= 1:
+        return []
+    text = f"lie in {low:.3g} to {high:.3g}, and those of a picture in 0 to 1; give the picture to see what differs"
+    return [Finding("pixel_values", "unusual", "preprocessing", text)]
 
 
 def _resolved(model: Model) -> tuple[Pipeline | None, PreTrainedModel]:

@@ -344,6 +344,12 @@ def test_pixel_values_may_come_apart(model, x, honest):
         check({**honest, "pixel_values": x[0]}, model)
 
 
+def test_pixel_values_beyond_those_of_pictures_are_unusual(model, x):
+    report = check(dump(model, x * 255), model)
+    assert report.passed
+    assert kinds(report) == {"pixel_values": "preprocessing"}
+
+
 def test_injection_judges_each_region_on_the_recorded_input(model, x):
     golden = {name: np.float64(value) for name, value in dump(model, x).items()}
     name = f"{BLOCK}.conv_kxk.normalization"
