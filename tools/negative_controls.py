@@ -71,7 +71,8 @@ def controls() -> Iterator[Control]:
             inputs += [(*PICTURE, 0)] if network in ports.SHIPPED else []
             is_segmenter = ports.SEGMENTATION in network or "deeplab" in network
             for port, given in itertools.product(ports.PORTS, inputs):
-                if is_segmenter or port.task is None:
+                overflows = port.id == "softmax-bare" and network in ports.SHIPPED  # N18 is for scores below 88
+                if (is_segmenter or port.task is None) and not overflows:
                     yield Control(port.id, network, *given, next(seeds) % SEEDS)
 
 

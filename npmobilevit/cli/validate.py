@@ -137,10 +137,15 @@ def run_check(options: argparse.Namespace) -> int:
             profile=options.profile,
             inputs=options.inputs,
         )
-        print(report.to_json() if options.json else report.to_text(every_layer=options.every_layer), flush=True)
-        for output in outputs:
-            report.save(output)
-            say("report", output)
     except (BundleError, ImageError) as error:
         raise Stop(EXIT_INPUT, error.code, str(error)) from error
-    return EXIT_GOOD if report.passed else EXIT_VALIDATION
+    print(report.to_json() if options.json else report.to_text(every_layer=options.every_layer), flush=True)
+    code = EXIT_GOOD if report.passed else EXIT_VALIDATION
+    for output in outputs:
+        try:
+            report.save(output)
+            say("report", output)
+        except BundleError as error:
+            say("error", error)
+            code = code or EXIT_INPUT
+    return code

@@ -291,7 +291,7 @@ class Arithmetic:
         assert error is not None
         profile = self.profile
         if self.squares:
-            error = np.sqrt(np.square(error) + (profile.store * value) ** 2 + profile.smallest**2)
+            error = np.sqrt(np.square(error) + (profile.store * value) ** 2 + profile.smallest**2 + self.step() ** 2)
         else:
             flushed = terms.n if profile.accumulate == profile.store else 1
             error = error + profile.store * (np.abs(value) + error) + flushed * profile.smallest + self.step()
@@ -400,9 +400,9 @@ class Arithmetic:
 
     def activation(self, name: str, x: Bounded) -> Bounded:
         """x*sigmoid(x) and its kin. Written as x/2*(1 + tanh(x/2)), the error is one of x/2 and not of the result."""
-        value = ops.ACTIVATIONS[name](x.value)
         if name not in SLOPES:
             raise ConfigError(f"no tolerance has been derived for hidden_act {name!r}", "profile-activation")
+        value = ops.ACTIVATIONS[name](x.value)
         if name in ("relu", "relu6", "linear"):  # nothing is rounded
             return Bounded(value, x.error, *history(x))
         n = EXP_ROUNDINGS + AROUND_EXP

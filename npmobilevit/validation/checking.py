@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npmobilevit.errors import BundleError, ConfigError
-from npmobilevit.images import ImageSource
-from npmobilevit.models import PreTrainedModel
+from npmobilevit.images import ImageSource, to_rgb
+from npmobilevit.models import MobileViTForSemanticSegmentation, PreTrainedModel
 from npmobilevit.ops.arrays import Array
 from npmobilevit.pipeline import Pipeline, load
 from npmobilevit.validation.bundles import weights_sha256
@@ -70,7 +70,10 @@ def check(
     BundleError
         If the candidate cannot be used: damaged, empty, without pixel values.
     ConfigError
-        If the profile is unknown, or the image has no processor.
+        If the profile is unknown, `target_size` no size, the image without a processor, or the network's `hidden_act`
+        one for which no tolerance has been derived (relu2, sqrtsoftplus).
+    ImageError
+        If the image cannot be used.
     ShapeError
         If `pixel_values` does not fit the model.
 
@@ -81,7 +84,9 @@ def check(
     logits, as is "mask".
     """
     declared = profile_named(profile)
+    target_size = _checked_size(target_size)
     pipeline, network = _resolved(model)
+    is_segmenter = isinstance(network, MobileViTForSemanticSegmentation)
     given = read_candidate(candidate)
     injected = None if inputs is None else read_candidate(inputs).tensors
     trial = Trial(in_float64(network), given, declared, injected)
@@ -98,23 +103,26 @@ def check(
     if image is not None:
         if pipeline is None:
             raise ConfigError("image: a bare model has no image processor; pass a Pipeline or a name", "check-image")
-        note(judge_picture(given.tensors, image, pipeline.processor, declared, given.scales))
-        prepared = pipeline.pixel_values(image)
+        picture = to_rgb(image)
+        passed = {} if pixel_values is None else {"pixel_values": np.asarray(pixel_values)}
+        note(judge_picture({**passed, **given.tensors}, picture, pipeline.processor, declared, given.scales))
+        prepared = pipeline.pixel_values(picture)
     start = trial.pixel_values(prepared if pixel_values is None else pixel_values)
     if image is None:
         findings += _beyond_range(start)
-    if image is None and pixel_values is not None:
+    if pixel_values is not None:
         trial.judge_start(network.check_pixel_values(pixel_values))
     trial.run(start)
     judgements += trial.judgements
     findings += trial.findings
 
-    logits = given.tensors.get("logits")
     unchecked = list(trial.unchecked)
+    logits = trial.given("logits")
+    usable = logits is not None and logits.ndim == (4 if is_segmenter else 2) and bool(np.isfinite(logits).all())
     for name in RESULTS:
         if name not in given.tensors:
             continue
-        if logits is None:
+        if logits is None or not usable or (name == "mask") != is_segmenter:
             unchecked.append(name)
             continue
         found = np.asarray(logits, np.float64)
@@ -146,6 +154,15 @@ def check(
         unchecked=tuple(unchecked),
         complete=trial.complete,
     )
+
+
+def _checked_size(size: tuple[int, int] | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    is_pair = isinstance(size, tuple | list) and len(size) == 2
+    if not is_pair or not all(isinstance(n, int | np.integer) and not isinstance(n, bool) and n >= 1 for n in size):
+        raise ConfigError(f"target_size must be (height, width), integers of at least 1, found {size!r}", "target-size")
+    return int(size[0]), int(size[1])
 
 
 def _beyond_range(pixel_values: Array) -> list[Finding]:

@@ -145,7 +145,7 @@ def _sections(report: Report) -> Iterable[str]:
     if groups:
         items = "".join(_group(place, taps) for place, taps in groups)
         given = texts.count(len(report.unchecked), "tap")
-        yield f"<section><h2>Not given ({given})</h2><ul>{items}</ul></section>"
+        yield f"<section><h2>Not checked ({given})</h2><ul>{items}</ul></section>"
 
 
 def _group(place: str, taps: Sequence[str]) -> str:

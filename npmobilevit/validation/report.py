@@ -74,7 +74,8 @@ class Judgement:
     beyond : int
         Elements beyond their tolerance.
     screen : float
-        Largest difference in units of the usual one: about 1 for sound arithmetic, above 4 unusual.
+        Largest difference in units of the usual one: about 1 for sound arithmetic, above 4 unusual. 0 where there
+        is no usual one.
     resolution : float
         An error of this size in any one element would have been caught.
     scale : float
@@ -121,8 +122,8 @@ class Report:
     findings : tuple of Finding
         In forward order.
     unchecked : tuple of str
-        Taps that the port did not give, in forward order. Where a later tap was judged right, its region covers
-        them.
+        Taps that could not be judged, in forward order: those that the port did not give, and those that rest on
+        one that could not be used. Where a later tap was judged right, its region covers them.
     complete : bool
         Whether the judgements together span the network from its input to its output.
     """

@@ -184,8 +184,8 @@ def _power(judgement: Judgement) -> str:
     if judgement.test == "exact":
         return "any difference in any element would have been caught"
     size = f"{number(judgement.resolution)} ({relative(judgement.resolution, judgement)} of the rms)"
-    usual = f"{number(judgement.screen)} times the usual rounding"
-    return f"{usual}; an error of {size} in any one element would have been caught"
+    usual = f"{number(judgement.screen)} times the usual rounding; " if judgement.screen else ""
+    return f"{usual}an error of {size} in any one element would have been caught"
 
 
 # sections
@@ -324,7 +324,7 @@ def _unchecked(report: Report) -> list[str]:
     groups = coverage(report)
     if not groups:
         return []
-    lines = [f"Not given: {count(len(report.unchecked), 'tap')}, and of these"]
+    lines = [f"Not checked: {count(len(report.unchecked), 'tap')}, and of these"]
     for place, taps in groups:
         names = "" if place == _PLACES["right"] else f": {some(taps)}"
         lines += _wrapped(f"  {len(taps)} {place}{names}", _INDENT)

@@ -1,5 +1,6 @@
 """The check as a whole, on ports whose operators are ours but for the mistake in question."""
 
+import io
 import json
 
 import numpy as np
@@ -7,11 +8,12 @@ import pytest
 from foreign import cut_to, dump, float16, stored, with_operands
 from memory import peak_growth
 from networks import MODELS, random_weights, tiny
+from PIL import Image
 
 import npmobilevit as nm
 from npmobilevit import ops
 from npmobilevit.errors import BundleError, ConfigError, ShapeError
-from npmobilevit.scope import OpTable
+from npmobilevit.scope import OpTable, Scope
 from npmobilevit.validation import check
 
 BLOCK = "mobilevit.encoder.layer.2"
@@ -164,7 +166,7 @@ def test_several_mistakes_are_all_found(model, x):
 
 
 @pytest.mark.parametrize("index", [0, 3, 7])
-def test_one_wrong_element_is_found_and_only_its_tap_and_its_readers_can_tell(model, x, honest, index):
+def test_one_wrong_element_is_found_and_only_its_tap_and_its_reader_can_tell(model, x, honest, index):
     """Three tolerances in one element: the tap itself fails."""
     name = f"{BLOCK}.conv_kxk.convolution"
     judgement = next(j for j in check(honest, model).judgements if j.tap == name)
@@ -172,6 +174,45 @@ def test_one_wrong_element_is_found_and_only_its_tap_and_its_readers_can_tell(mo
     wrong.reshape(-1)[index] += 3 * judgement.resolution
     report = check({**honest, name: wrong}, model)
     assert failing(report)[0] == name
+    assert set(failing(report)) <= {name, f"{BLOCK}.conv_kxk.normalization"}
+
+
+def findings_of(report, tap):
+    return {finding.kind for finding in report.findings if finding.tap == tap}
+
+
+def test_a_fault_below_the_tolerance_is_unusual(model, x, honest):
+    """A slope of all elements: none of them leaves its tolerance."""
+    name = "mobilevit.encoder.layer.1.layer.1.expand_1x1.convolution"
+    judgement = next(j for j in check(honest, model).judgements if j.tap == name)
+    sloped = np.float64(honest[name]) * (1 + 0.3 * judgement.resolution / np.abs(honest[name]).max())
+    report = check({**honest, name: sloped}, model)
+    assert report.passed
+    assert "structure" in findings_of(report, name)
+    assert next(j for j in report.judgements if j.tap == name).status == "unusual"
+
+
+def test_an_error_of_several_times_the_usual_is_unusual(model, honest):
+    some = {name: value for name, value in honest.items() if name != "classifier"}
+    judgement = check(some, model).judgements[-1]
+    wrong = np.array(honest["logits"], np.float64)
+    wrong[judgement.worst] = judgement.expected + 0.6 * judgement.tolerance
+    report = check({**some, "logits": wrong}, model)
+    assert report.passed
+    assert findings_of(report, "logits") == {"screen"}
+
+
+def test_a_coarse_region_is_calibrated_and_a_small_mistake_found_there(model, x, honest):
+    """Certified, the tolerance of all that lies between two stages would let it pass."""
+    stages = ("pixel_values", "mobilevit.encoder.layer.2", "mobilevit.encoder.layer.3", "logits")
+    right = {name: honest[name] for name in stages}
+    before = {j.tap: j for j in check(right, model).judgements}
+    assert before[stages[1]].test == "screened"
+    name = stages[2]
+    wrong = np.float64(honest[name]) + 3 * before[name].resolution
+    assert failing(check({**right, name: wrong}, model))[0] == name
+    wrong = dump(model, x, layer_norm=lambda x, *, eps, **k: ops.layer_norm(x, **k, eps=1e-3))
+    assert failing(check({name: wrong[name] for name in stages}, model))[0] == stages[1]
 
 
 def test_taps_that_are_missing_widen_the_region(model, x, honest):
@@ -359,6 +400,32 @@ def test_injection_judges_each_region_on_the_recorded_input(model, x):
     assert failing(check(port, model)) == [name, f"{BLOCK}.conv_kxk.activation"]
 
 
+def test_a_float32_port_passes_on_recorded_float64_inputs(model, x):
+    """Each layer of the device runs on the float32 numbers next to the recorded ones."""
+    wide = MODELS["classification"](model.config, model.state_dict(), precision="float64")
+    golden = wide.taps(np.float64(x))
+    narrow = {name: np.float32(value) for name, value in golden.items()}
+    made = {}
+
+    class Device(Scope):
+        def out(self, value):
+            made[self.name] = value
+            return narrow.get(self.name, value)
+
+    model.forward(Device(model.parameters()), x)
+    port = {name: made[name] for name in golden if name in made}
+    report = check(port, model, inputs=golden)
+    assert report.failures == ()
+    name = f"{BLOCK}.conv_kxk.convolution"
+    port[name] = np.full_like(port[name], np.nan)
+    port[f"{BLOCK}.conv_kxk.normalization"] = port[f"{BLOCK}.conv_kxk.normalization"] * np.float32(1.1)
+    assert failing(check(port, model, inputs=golden))[:2] == [name, f"{BLOCK}.conv_kxk.normalization"]
+    with pytest.raises(BundleError, match="NaN"):
+        check(
+            port, model, inputs={**golden, "mobilevit.conv_stem": np.full(golden["mobilevit.conv_stem"].shape, np.nan)}
+        )
+
+
 def test_layers_that_ran_alone_are_judged_on_the_recorded_tensors_before_them(model, x):
     golden = dump(model, x)
     names = [f"{BLOCK}.conv_kxk.normalization", f"{LAYER}.attention.attention.query", f"{LAYER}.intermediate.dense"]
@@ -440,6 +507,14 @@ def test_the_picture_is_judged_with_the_processor():
     assert check(rest, pipeline, image=picture).passed
     wrong = dump(pipeline.network, pixel_values[:, ::-1].copy())
     assert failing(check(wrong, pipeline, image=picture)) == ["pixel_values"]
+    assert failing(check(rest, pipeline, image=picture, pixel_values=pixel_values[:, ::-1]))[0] == "pixel_values"
+    assert failing(check(taps, pipeline, image=picture, pixel_values=pixel_values * 0)) == ["pixel_values"]
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    file.seek(0)
+    assert check(taps, pipeline, image=file).verdict == "pass"
+    nhwc = {**taps, "pixel_values": pixel_values.transpose(0, 2, 3, 1)}
+    assert "N, H, W, C" in " ".join(f.message for f in check(nhwc, pipeline, image=picture).failures)
     with pytest.raises(ConfigError, match="processor"):
         check(taps, pipeline.network, image=picture)
 
@@ -479,6 +554,24 @@ def test_fixed_point_is_judged_by_the_stated_scales(tmp_path, model, x):
     assert name in failing(check(tmp_path, model, profile="fixed"))
 
 
+def test_a_tap_under_two_spellings_is_refused(model, honest):
+    with pytest.raises(BundleError, match="twice"):
+        check({**honest, "conv_stem": honest["mobilevit.conv_stem"] * 9}, model)
+
+
+@pytest.mark.parametrize("size", [(64.0, 96.0), 64, (0, 0), "ab", (-1, 5), (1, 2, 3)])
+def test_a_target_size_that_is_none_is_refused(model, honest, size):
+    with pytest.raises(ConfigError, match="target_size"):
+        check(honest, model, target_size=size)
+
+
+def test_results_behind_unusable_logits_are_not_blamed(model, honest):
+    rest = {"probabilities": ops.softmax(honest["logits"]), "labels": honest["logits"].argmax(-1)}
+    report = check({**honest, **rest, "logits": np.full_like(honest["logits"], np.nan)}, model)
+    assert failing(report) == ["logits"]
+    assert {"probabilities", "labels"} <= set(report.unchecked)
+
+
 def test_a_profile_that_does_not_exist_is_refused(model, honest):
     with pytest.raises(ConfigError, match="fp32, tf32"):
         check(honest, model, profile="fp23")
@@ -500,7 +593,7 @@ def test_huge_values_are_wrong_and_end_nothing(model, honest):
 def test_all_taps_of_an_xx_small_port_take_little_memory():
     setup = """
 import numpy as np, npmobilevit as nm
-from npmobilevit.scope import OpTable
+from npmobilevit.scope import OpTable, Scope
 from npmobilevit.validation import check
 pipeline = nm.load("cifar10-xx-small")
 taps = pipeline.network.taps(np.random.default_rng(0).random((1, 3, 256, 256), np.float32))

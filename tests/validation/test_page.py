@@ -174,7 +174,7 @@ def test_the_facts_are_those_of_the_text():
 def test_failures_are_cards_with_their_numbers_and_a_link_to_their_row():
     found = page(made.mixed())
     given = made.mixed()
-    assert found.texts("h2") == ["Wrong (2)", "Unusual (1)", "Notes (1)", "Layers", "Not given (5 taps)"]
+    assert found.texts("h2") == ["Wrong (2)", "Unusual (1)", "Notes (1)", "Layers", "Not checked (5 taps)"]
     cards = found.all("article")
     assert [card[1]["class"] for card in cards] == ["card wrong", "card wrong", "card unusual", "card note"]
     assert found.texts("h3") == ["attentionerror", "foldederror", "normscreen", "stemlayout"]

@@ -143,7 +143,7 @@ def test_an_exact_test_speaks_of_no_tolerance():
 
 def test_findings_stand_by_severity_and_notes_bring_no_numbers():
     text = made.mixed().to_text()
-    places = [text.index(part) for part in ("Wrong (2)", "Unusual (1)", "Notes (1)", "Layers: ", "Not given: ")]
+    places = [text.index(part) for part in ("Wrong (2)", "Unusual (1)", "Notes (1)", "Layers: ", "Not checked: ")]
     assert places == sorted(places)
     notes = text[text.index("Notes (1)") : text.index("Layers: ")].split("\n")
     assert notes == ["Notes (1)", "  stem (layout)", "      It was given as NHWC.", "", ""]
@@ -263,8 +263,8 @@ def test_numbers_are_short(value, text):
 
 def test_taps_that_were_not_given_are_grouped_by_what_is_known_of_them():
     text = made.mixed().to_text()
-    assert text[text.index("Not given") :].splitlines() == [
-        "Not given: 5 taps, and of these",
+    assert text[text.index("Not checked") :].splitlines() == [
+        "Not checked: 5 taps, and of these",
         "  1 within regions judged right",
         "  1 within regions that were only screened: pool",
         "  2 within regions judged wrong: query, key",
