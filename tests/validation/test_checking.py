@@ -208,6 +208,7 @@ def test_a_coarse_region_is_calibrated_and_a_small_mistake_found_there(model, x,
     right = {name: honest[name] for name in stages}
     before = {j.tap: j for j in check(right, model).judgements}
     assert before[stages[1]].test == "screened"
+    assert all(0 < before[name].resolution < 0.01 * before[name].scale for name in stages[1:3])
     name = stages[2]
     wrong = np.float64(honest[name]) + 3 * before[name].resolution
     assert failing(check({**right, name: wrong}, model))[0] == name
