@@ -16,10 +16,10 @@ from npmobilevit.ops.arrays import Array
 from npmobilevit.pipeline import Pipeline, load
 from npmobilevit.validation.bundles import weights_sha256
 from npmobilevit.validation.candidates import read_candidate
-from npmobilevit.validation.profiles import profile_named
+from npmobilevit.validation.profiles import Profile, profile_named
 from npmobilevit.validation.replay import in_float64
 from npmobilevit.validation.report import Finding, Judgement, Report
-from npmobilevit.validation.surroundings import judge_labels, judge_mask, judge_picture, judge_probabilities
+from npmobilevit.validation.surroundings import Judged, judge_labels, judge_mask, judge_picture, judge_probabilities
 from npmobilevit.validation.trial import RESULTS, Trial
 
 Model = Pipeline | PreTrainedModel | str | os.PathLike[str]
@@ -86,7 +86,6 @@ def check(
     declared = profile_named(profile)
     target_size = _checked_size(target_size)
     pipeline, network = _resolved(model)
-    is_segmenter = isinstance(network, MobileViTForSemanticSegmentation)
     given = read_candidate(candidate)
     injected = None if inputs is None else read_candidate(inputs).tensors
     trial = Trial(in_float64(network), given, declared, injected)
@@ -94,7 +93,7 @@ def check(
     findings: list[Finding] = []
     judgements: list[Judgement] = []
 
-    def note(results: list[tuple[Judgement, list[Finding]]]) -> None:
+    def note(results: Judged) -> None:
         for judgement, found in results:
             judgements.append(judgement)
             findings.extend(found)
@@ -116,22 +115,8 @@ def check(
     judgements += trial.judgements
     findings += trial.findings
 
-    unchecked = list(trial.unchecked)
-    logits = trial.given("logits")
-    usable = logits is not None and logits.ndim == (4 if is_segmenter else 2) and bool(np.isfinite(logits).all())
-    for name in RESULTS:
-        if name not in given.tensors:
-            continue
-        if logits is None or not usable or (name == "mask") != is_segmenter:
-            unchecked.append(name)
-            continue
-        found = np.asarray(logits, np.float64)
-        if name == "probabilities":
-            note(judge_probabilities(found, given.tensors[name], network.config, declared))
-        elif name == "labels":
-            note(judge_labels(found, given.tensors[name], network.config))
-        else:
-            note(judge_mask(found, given.tensors[name], target_size, declared))
+    results, unjudged = _judged_results(trial, given.tensors, network, target_size, declared)
+    note(results)
     findings += trial.strangers()
     if not judgements:
         raise BundleError(
@@ -151,9 +136,35 @@ def check(
         behaves_as=trial.behaviour(start),
         judgements=tuple(judgements),
         findings=tuple(findings),
-        unchecked=tuple(unchecked),
+        unchecked=(*trial.unchecked, *unjudged),
         complete=trial.complete,
     )
+
+
+def _judged_results(
+    trial: Trial,
+    tensors: Mapping[str, NDArray[Any]],
+    network: PreTrainedModel,
+    target_size: tuple[int, int] | None,
+    profile: Profile,
+) -> tuple[Judged, list[str]]:
+    """What the port made of its logits, judged on them; and the names of what cannot be judged."""
+    is_segmenter = isinstance(network, MobileViTForSemanticSegmentation)
+    given = [name for name in RESULTS if name in tensors]
+    logits = trial.given("logits")
+    if logits is None or logits.ndim != (4 if is_segmenter else 2) or not np.isfinite(logits).all():
+        return [], given
+    found = np.asarray(logits, np.float64)
+    judged: Judged = []
+    for name in given:
+        if name == "mask" and is_segmenter:
+            judged += judge_mask(found, tensors[name], target_size, profile)
+        elif name == "probabilities" and not is_segmenter:
+            judged += judge_probabilities(found, tensors[name], network.config, profile)
+        elif name == "labels" and not is_segmenter:
+            judged += judge_labels(found, tensors[name], network.config)
+    seen = {judgement.tap for judgement, _ in judged}
+    return judged, [name for name in given if name not in seen]
 
 
 def _checked_size(size: tuple[int, int] | None) -> tuple[int, int] | None:
