@@ -24,6 +24,7 @@ from npmobilevit.label_maps import resized_parts
 from npmobilevit.ops.arrays import Array
 from npmobilevit.ops.resize import Sources, sources, sources_at
 from npmobilevit.pipeline import class_scores
+from npmobilevit.validation.comparing import compare, unmeasured
 from npmobilevit.validation.profiles import BFLOAT16, FLOAT16, FLOAT32, Profile
 from npmobilevit.validation.report import Finding, Judgement, Test
 from npmobilevit.validation.structure import layout
@@ -52,53 +53,14 @@ EXPLAINED = 0.01  # share of pixels that a rounding may decide otherwise in an e
 def _judgement(
     tap: str, found: Array, expected: Array, tolerance: Array, region: tuple[str, ...] = (), test: Test = "local"
 ) -> Judgement:
-    """Compare two finite tensors of one shape."""
-    error = np.abs(found - expected)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(error == 0, 0.0, error / tolerance)
-    # where no difference is allowed all ratios are infinite, and the largest difference is the worst
-    worst = np.unravel_index((ratio if tolerance.any() else error).argmax(), error.shape)
-    beyond = int(np.count_nonzero(ratio > 1))
-    return Judgement(
-        tap=tap,
-        shape=found.shape,
-        region=region,
-        status="wrong" if beyond else "right",
-        test=test,
-        error=float(error.max()),
-        worst=tuple(int(i) for i in worst),
-        found=float(found[worst]),
-        expected=float(expected[worst]),
-        tolerance=float(tolerance[worst]),
-        ratio=float(ratio[worst]),
-        beyond=beyond,
-        screen=0.0,
-        resolution=float((tolerance + error).max()),
-        scale=math.sqrt(float(np.square(expected).mean())),
-        proof=beyond > 0,  # these tolerances hold for any order of roundings
-    )
+    """Compare two finite tensors of one shape. These tolerances hold for any order of roundings."""
+    judgement = compare(tap, found, expected, tolerance, region=region, test=test)
+    return dataclasses.replace(judgement, proof=judgement.beyond > 0)
 
 
 def _unmeasured(tap: str, shape: tuple[int, ...], region: tuple[str, ...] = (), test: Test = "exact") -> Judgement:
     """The judgement of a tensor that cannot be compared."""
-    return Judgement(
-        tap=tap,
-        shape=shape,
-        region=region,
-        status="wrong",
-        test=test,
-        error=math.inf,
-        worst=(),
-        found=math.nan,
-        expected=math.nan,
-        tolerance=0.0,
-        ratio=math.inf,
-        beyond=math.prod(shape),
-        screen=math.inf,
-        resolution=0.0,
-        scale=math.nan,
-        proof=True,
-    )
+    return dataclasses.replace(unmeasured(tap, shape, region=region, test=test), proof=True)
 
 
 # --- before the network

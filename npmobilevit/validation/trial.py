@@ -21,9 +21,10 @@ from npmobilevit.ops.arrays import Array
 from npmobilevit.scope import EXTRA_TAPS
 from npmobilevit.validation.bounds import Arithmetic, Bounded, Deferred, Tier
 from npmobilevit.validation.candidates import Candidate
+from npmobilevit.validation.comparing import compare, root_mean_square, unmeasured
 from npmobilevit.validation.profiles import BFLOAT16, PROFILES, Profile
 from npmobilevit.validation.replay import Meet, replay, tap_names
-from npmobilevit.validation.report import Finding, Judgement
+from npmobilevit.validation.report import Finding, Judgement, Test
 from npmobilevit.validation.structure import anomalies, layout, misnamed, reinterpreted
 
 # What a candidate may hold besides taps, and what judges it (npmobilevit.validation.surroundings).
@@ -572,66 +573,29 @@ def representable(x: Array, unit: float) -> bool:
 
 def compared(name: str, expected: Bounded, found: Array, tolerance: Array) -> Judgement:
     """The judgement of a finite tap of the right shape."""
-    error = np.abs(found - expected.value)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(error == 0, 0.0, error / tolerance)
-    ratio = np.where(np.isnan(ratio), np.inf, ratio)  # a tolerance that overflowed explains nothing
-    worst = tuple(int(i) for i in np.unravel_index(ratio.argmax(), ratio.shape)) if ratio.size else ()
-    beyond = int(np.count_nonzero(ratio > 1))
-    return Judgement(
-        tap=name,
-        shape=found.shape,
-        region=expected.spans,
-        status="wrong" if beyond else "right",
-        test="exact" if expected.error is None else "local",
-        error=float(error.max(initial=0)),
-        worst=worst,
-        found=float(found[worst]) if ratio.size else 0.0,
-        expected=float(expected.value[worst]) if ratio.size else 0.0,
-        tolerance=float(tolerance[worst]) if ratio.size else 0.0,
-        ratio=float(ratio[worst]) if ratio.size else 0.0,
-        beyond=beyond,
-        screen=0.0,
-        resolution=float((tolerance + np.minimum(error, tolerance)).max(initial=0)),
-        scale=_root_mean_square(expected.value),
-    )
+    test: Test = "exact" if expected.error is None else "local"
+    return compare(name, found, expected.value, tolerance, region=expected.spans, test=test)
 
 
 def _unmeasured(
-    name: str,
-    expected: Bounded,
-    shape: tuple[int, ...],
-    worst: tuple[int, ...] = (),
-    found: float = math.nan,
+    name: str, expected: Bounded, shape: tuple[int, ...], worst: tuple[int, ...] = (), found: float = math.nan
 ) -> Judgement:
     """The judgement of a tap that cannot be compared."""
-    value = float(expected.value[worst]) if worst else math.nan
-    return Judgement(
-        tap=name,
-        shape=shape,
+    return unmeasured(
+        name,
+        shape,
         region=expected.spans,
-        status="wrong",
         test="exact" if expected.error is None else "local",
-        error=math.inf,
         worst=worst,
         found=float(found),
-        expected=value,
-        tolerance=0.0,
-        ratio=math.inf,
-        beyond=math.prod(shape),
-        screen=math.inf,
-        resolution=0.0,
-        scale=_root_mean_square(expected.value),
+        expected=float(expected.value[worst]) if worst else math.nan,
+        scale=root_mean_square(expected.value),
     )
-
-
-def _root_mean_square(x: Array) -> float:
-    return math.sqrt(float(np.square(x).mean())) if x.size else 0.0
 
 
 def _coarse(tolerance: Array, expected: Bounded) -> bool:
     limit = COARSE_REGION if any(not _is_extra(name) for name in expected.spans) else COARSE
-    return bool(tolerance.size) and not float(np.median(tolerance)) <= limit * _root_mean_square(expected.value)
+    return bool(tolerance.size) and not float(np.median(tolerance)) <= limit * root_mean_square(expected.value)
 
 
 def _sentence(judgement: Judgement) -> str:
