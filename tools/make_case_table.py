@@ -28,7 +28,7 @@ PARTS = {
     range(87, 95): "Configs",
     range(95, 114): "The Hub",
     range(114, 126): "The command line",
-    range(145, 159): "Recordings, and tensors of ports",
+    range(145, 166): "Recordings, and tensors of ports",
 }
 
 HEAD = """\

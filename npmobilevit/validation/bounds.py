@@ -39,6 +39,9 @@ The third tier, "usual", is no bound but what sound arithmetic shows,
 ``sqrt(n*u_a**2*(L**2 + y**2) + 2*u_x**2*L**2 + u_o**2*y**2)``: the largest difference of a tensor is usually 0.3 to 2
 of it. Four times that is called unusual.
 
+Two things are wider than that. Winograd's algorithm shares sums among tiles of outputs, so S of a plain 3x3 convolution
+is the largest of its surroundings; and float16 operands that are too small for all digits count as off by half a step.
+
 Errors of the inputs are carried through: |w|*e for a factor, in "usual" as the root of a sum of squares. What is
 only moved (heads, patches, concatenation) has no tolerance.
 """
@@ -301,6 +304,15 @@ class Arithmetic:
             return Bounded(value + error * noise * 0.5, None, *past)
         return Bounded(value, error, *past)
 
+    def _used(self, x: Bounded) -> Bounded:
+        """A value as an operation reads it: float16 numbers that are too small for all digits are off by more than
+        their share."""
+        smallest = self.profile.smallest
+        if smallest < 2.0**-100:
+            return x
+        error = self._sum(np.full(x.shape, smallest), x.error)
+        return dataclasses.replace(x, error=error)
+
     # --- inner products
 
     def _product(
@@ -310,8 +322,12 @@ class Arithmetic:
         weight: Bounded,
         bias: Bounded | None,
         n: int,
+        *,
+        fast: bool = False,
     ) -> Bounded:
-        """An operation that is linear in `x` and in `weight`, `apply(x, weight, bias)`, with sums of n terms."""
+        """An operation that is linear in `x` and in `weight`, `apply(x, weight, bias)`, with sums of n terms; `fast`,
+        if Winograd's algorithm may compute it."""
+        x, weight = self._used(x), self._used(weight)
         b = None if bias is None else bias.value
         if self.profile.quantized and self.tier == "sample":
             narrow_x = self._simulated(x.value, _activation_step(x.value))
@@ -326,6 +342,8 @@ class Arithmetic:
         if self.squares or both:
             squared = apply(np.square(x.value), np.square(weight.value), None if b is None else np.square(b))
             L = np.sqrt(np.maximum(squared, 0))
+        if fast and not self.squares and self.tier != "S":
+            S = largest_of_tile(S)
         size, unsize = self._size, self._unsize
         carried = [None if bias is None else self._spread(bias.error, value)]
         if x.error is not None:
@@ -365,7 +383,8 @@ class Arithmetic:
         weight = as_bounded(weight)
         n = math.prod(weight.shape[1:]) + (bias is not None) + FOLDED
         apply = functools.partial(_conv2d, geometry=geometry)
-        return self._product(apply, x, weight, None if bias is None else as_bounded(bias), n)
+        fast = weight.shape[2:] == (3, 3) and geometry_is_plain(geometry)
+        return self._product(apply, x, weight, None if bias is None else as_bounded(bias), n, fast=fast)
 
     def linear(self, x: Bounded, *, weight: Any, bias: Any = None) -> Bounded:
         weight = as_bounded(weight)
@@ -385,6 +404,7 @@ class Arithmetic:
         return joined([self._product(_attend, block, value, None, tokens) for block in blocks], axis=-2)
 
     def global_avg_pool(self, x: Bounded) -> Bounded:
+        x = self._used(x)
         n = x.shape[2] * x.shape[3]
         axes = (2, 3)
         L = np.sqrt(np.square(x.value).sum(axes)) / n
@@ -395,6 +415,7 @@ class Arithmetic:
     # --- element by element
 
     def add(self, x: Bounded, y: Bounded) -> Bounded:
+        x, y = self._used(x), self._used(y)
         size = np.abs(x.value) + np.abs(y.value)
         return self.made([x, y], x.value + y.value, Terms(1, size, size), x.error, y.error)
 
@@ -405,6 +426,7 @@ class Arithmetic:
         value = ops.ACTIVATIONS[name](x.value)
         if name in ("relu", "relu6", "linear"):  # nothing is rounded
             return Bounded(value, x.error, *history(x))
+        x = self._used(x)
         n = EXP_ROUNDINGS + AROUND_EXP
         share = 0.5 if name in ("silu", "swish") else 1.0
         S = 1.25 * np.maximum(np.abs(value), share * np.abs(x.value))
@@ -417,6 +439,7 @@ class Arithmetic:
         self, x: Bounded, *, weight: Any, bias: Any, running_mean: Any, running_var: Any, eps: float = 1e-5
     ) -> Bounded:
         """Six roundings: of the sum, the root and the quotient of the scale, its product, the shift, the sum."""
+        x = self._used(x)
         parameters = [as_bounded(p) for p in (weight, bias, running_mean, running_var)]
         g, b, mean, var = (p.value[:, np.newaxis, np.newaxis] for p in parameters)
         scale = g / np.sqrt(var + eps)
@@ -433,6 +456,7 @@ class Arithmetic:
 
     def layer_norm(self, x: Bounded, *, weight: Any, bias: Any, eps: float = 1e-5) -> Bounded:
         """Running error analysis: of the mean, of what is left without it, of its variance, of the quotient."""
+        x = self._used(x)
         g, b = as_bounded(weight), as_bounded(bias)
         width = x.shape[-1]
         mean = x.value.mean(-1, keepdims=True)
@@ -507,6 +531,20 @@ class Arithmetic:
         carried = None if x.error is None else ops.resize_bilinear(x.error, size)
         coordinates = coordinate_error(x.value, size, self.profile.accumulate)
         return self.made([x], value, Terms(8, S, S / math.sqrt(8)), carried, coordinates)
+
+
+def geometry_is_plain(geometry: Mapping[str, Any]) -> bool:
+    """Whether a convolution has no stride, dilation or groups."""
+    return all(geometry.get(name, 1) in (1, (1, 1)) for name in ("stride", "dilation", "groups"))
+
+
+def largest_of_tile(size: Array) -> Array:
+    """Winograd's algorithm makes tiles of up to 4x4 outputs from sums that all of them share, so that each is as far
+    off as the largest of its tile; where the tiles begin is not known."""
+    for axis in (2, 3):
+        padded = np.pad(size, [(3, 3) if i == axis else (0, 0) for i in range(4)])
+        size = np.lib.stride_tricks.sliding_window_view(padded, 7, axis).max(-1)
+    return size
 
 
 def _activation_step(x: Array) -> float:

@@ -89,6 +89,7 @@ def test_mistakes_end_in_one_line_and_an_honest_code(capsys, right, arguments, c
     assert name is None or document["error"]["code"] == name
 
 
+@pytest.mark.case("159", "check: a candidate that is missing, damaged or no folder of tensors", "one line, exit code 1")
 def test_what_is_no_candidate_is_an_input_that_failed(capsys, tmp_path):
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 and no more")
     for name in ("missing.npz", "broken.npz", "."):
@@ -98,6 +99,7 @@ def test_what_is_no_candidate_is_an_input_that_failed(capsys, tmp_path):
         assert err.count("\n") == 1
 
 
+@pytest.mark.case("160", "check: a report over the picture or the candidate", "refused before any work, exit code 2")
 def test_an_output_is_never_an_input(capsys, taps, tmp_path):
     (tmp_path / "dump").mkdir()
     for name in ("pixel_values", "logits"):

@@ -259,7 +259,37 @@ def test_tolerances_follow_the_formula_with_terms_from_plain_loops(op, tier):
     terms = op.terms(**op.inputs)
     for profile in FLOATS:
         found = op(profile, tier)
-        assert_equal(found.error, line(profile, tier, terms, found.value, product=op.product))
+        expected = line(profile, tier, terms, found.value, product=op.product)
+        if profile.smallest < 2.0**-100:
+            assert_equal(found.error, expected)
+        else:  # and what operands that are too small for all digits may be off
+            assert (found.error >= expected * (1 - 1e-12)).all()
+            assert (found.error <= expected + 50 * profile.smallest * (1 + np.abs(found.value)).max()).all()
+
+
+def test_float16_operands_too_small_for_all_digits_may_be_off_by_more_than_their_share():
+    x = np.full((1, 1, 3, 3), 1.4 * 2.0**-25)  # a step is 2**-24: written as zero or one
+    weight = np.full((1, 1, 3, 3), 40.0)
+    found = Arithmetic(PROFILES["fp16"], "fail").conv2d(Bounded(x), weight=weight)
+    written = x.astype(np.float16).astype(np.float64)
+    assert (np.abs(ops.conv2d(written, weight=weight) - found.value) <= found.error).all()
+    without = Arithmetic(dataclasses.replace(PROFILES["fp16"], smallest=0.0), "fail")
+    assert (
+        np.abs(ops.conv2d(written, weight=weight) - found.value) > without.conv2d(Bounded(x), weight=weight).error
+    ).all()
+
+
+def test_a_fast_convolution_is_as_far_off_as_the_largest_of_its_tile():
+    """Plain 3x3 convolutions alone: others are sums of their own."""
+    x = np.zeros((1, 2, 12, 12))
+    x[..., 5, 5] = 1
+    weight = np.abs(normal(3, 2, 3, 3)) + 0.1
+    plain = Arithmetic(FP32, "fail").conv2d(Bounded(x), weight=weight, padding=1).error
+    dilated = Arithmetic(FP32, "fail").conv2d(Bounded(x), weight=weight, padding=2, dilation=2).error
+    near = 2.0**-126
+    assert plain[0, 0, 5, 9] > 1e3 * near  # four from the nearest value that is not zero, within a tile of it
+    assert plain[0, 0, 5, 10] <= 100 * near
+    assert dilated[0, 0, 5, 9] <= 100 * near
 
 
 @every_operator
@@ -382,7 +412,8 @@ def test_other_formats_lie_within_their_own_tolerances_and_beyond_those_of_float
         for profile, way, y in results:
             assert measured.share(y, case.expected(profile, "fail")) <= 1, (profile, case.op, way)
             assert measured.share(y, case.expected(profile, "proof")) <= 1, (profile, case.op, way)
-            assert measured.share(y, beyond) > 1, (profile, case.op, way)
+            # all of a 3x3 map is its border, where the tolerance is that of the largest of a tile
+            assert case is wide or measured.share(y, beyond) > 1, (profile, case.op, way)
 
 
 def test_operands_that_all_round_alike_lie_within_the_tolerance():

@@ -253,6 +253,9 @@ def test_without_the_last_tap_the_verdict_is_screened(model, honest):
     assert check(some, model).verdict == "pass"
 
 
+@pytest.mark.case(
+    "161", "NaN in a port's tensors from some layer on", "found at that layer; nothing behind it is blamed"
+)
 def test_not_a_number_is_found_where_it_begins(model, honest):
     taps = {name: np.array(value) for name, value in honest.items()}
     names = list(taps)
@@ -328,6 +331,7 @@ def test_integers_without_a_scale_are_said(model, honest):
     assert "int16 without a scale" in report.failures[0].message
 
 
+@pytest.mark.case("162", "check: names that are no taps, or nothing beside pixel_values", "BundleError")
 def test_a_candidate_without_any_tap_is_refused(model, x):
     for taps in ({}, {"mobilevit_conv_stem": x}):
         with pytest.raises(BundleError, match="npmobilevit taps") as caught:
@@ -555,11 +559,13 @@ def test_fixed_point_is_judged_by_the_stated_scales(tmp_path, model, x):
     assert name in failing(check(tmp_path, model, profile="fixed"))
 
 
+@pytest.mark.case("164", "a tap given twice, with and without its prefix", "BundleError")
 def test_a_tap_under_two_spellings_is_refused(model, honest):
     with pytest.raises(BundleError, match="twice"):
         check({**honest, "conv_stem": honest["mobilevit.conv_stem"] * 9}, model)
 
 
+@pytest.mark.case("165", "check: a target_size that is none", "ConfigError")
 @pytest.mark.parametrize("size", [(64.0, 96.0), 64, (0, 0), "ab", (-1, 5), (1, 2, 3)])
 def test_a_target_size_that_is_none_is_refused(model, honest, size):
     with pytest.raises(ConfigError, match="target_size"):
@@ -583,6 +589,7 @@ def test_the_same_candidate_gets_the_same_report(model, honest):
     assert check(ends, model).to_json() == check(ends, model).to_json()
 
 
+@pytest.mark.case("163", "a port's tensor with values near the largest float32", "wrong at its tap")
 def test_huge_values_are_wrong_and_end_nothing(model, honest):
     name = "mobilevit.conv_stem.normalization"
     wrong = np.array(honest[name])
