@@ -21,7 +21,7 @@ from npmobilevit.outputs import (
     ImageClassifierOutputWithNoAttention,
     SemanticSegmenterOutput,
 )
-from npmobilevit.scope import EXTRA_TAPS, Scope, Tap, ignore
+from npmobilevit.scope import Scope, Tap, ignore, is_extra
 
 if TYPE_CHECKING:
     from npmobilevit.checkpoints import HubArguments
@@ -178,7 +178,7 @@ class PreTrainedModel:
 
         def record(name: str, x: Array) -> None:
             seen.append(name)
-            if name in wanted if wanted is not None else name and name.rpartition(".")[2] not in EXTRA_TAPS:
+            if name in wanted if wanted is not None else name and not is_extra(name):
                 values[name] = x
 
         x = self.check_pixel_values(pixel_values)

@@ -21,6 +21,11 @@ PARAMETER_LEAVES = ("weight", "bias", "running_mean", "running_var")
 EXTRA_TAPS = ("scores", "probs", "unfolded", "folded")
 
 
+def is_extra(name: str) -> bool:
+    """Whether a tap is a value inside a layer, and no module of transformers' network."""
+    return name.rpartition(".")[2] in EXTRA_TAPS
+
+
 class OpTable(NamedTuple):
     """The operators that layers may use. Another arithmetic, or a deliberate mistake, is another table."""
 

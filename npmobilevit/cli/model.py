@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +11,7 @@ from npmobilevit.cli import reports
 from npmobilevit.cli.console import printable, warnings_as_lines
 from npmobilevit.cli.ending import EXIT_GOOD, EXIT_MODEL, Stop
 from npmobilevit.errors import NpMobileViTError
+from npmobilevit.files import file_sha256
 
 if TYPE_CHECKING:
     from npmobilevit.pipeline import Pipeline, Task
@@ -66,7 +65,7 @@ def run_info(options: argparse.Namespace) -> int:
         "hidden_sizes": list(config.hidden_sizes),
         "neck_hidden_sizes": list(config.neck_hidden_sizes),
         "dtype": ", ".join(contents.dtypes),
-        "sha256": _sha256(contents.weights_path),
+        "sha256": file_sha256(contents.weights_path),
         "parameters": sum(parts.values()),
     }
     if options.json:
@@ -79,11 +78,6 @@ def run_info(options: argparse.Namespace) -> int:
     for part, count in parts.items():
         print(f"  {part:26} {count:>9,}")
     return EXIT_GOOD
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _part(name: str) -> str:

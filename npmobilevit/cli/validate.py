@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from npmobilevit.cli.ending import EXIT_GOOD, EXIT_INPUT, EXIT_VALIDATION, Stop,
 from npmobilevit.cli.inputs import Input, Inputs
 from npmobilevit.cli.model import load_model
 from npmobilevit.errors import BundleError, ImageError, ShapeError
+from npmobilevit.files import file_sha256
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,7 +47,7 @@ def run_record(options: argparse.Namespace) -> int:
         "fingerprints": len(bundle.fingerprints),
         "files": len(written),
         "bytes": sum(path.stat().st_size for path in written),
-        "sha256": None if options.export else _sha256(written[0]),
+        "sha256": None if options.export else file_sha256(written[0]),
         "weights_sha256": bundle.facts["weights_sha256"],
         "input_sha256": bundle.facts["input_sha256"],
     }
@@ -107,11 +107,6 @@ def _written(bundle: Bundle, output: str, options: argparse.Namespace) -> list[P
         if error.code == "bundle-unwritable":
             raise Stop(EXIT_INPUT, error.code, str(error)) from error
         raise
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def run_check(options: argparse.Namespace) -> int:

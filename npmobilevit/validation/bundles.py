@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from npmobilevit.checkpoints import StoredTensors, find_checkpoint, read_stored, safetensors_bytes, shown
 from npmobilevit.errors import BundleError, CheckpointError, ConfigError, WeightsError
-from npmobilevit.files import write_atomically
+from npmobilevit.files import file_sha256, write_atomically
 from npmobilevit.models import PreTrainedModel
-from npmobilevit.scope import EXTRA_TAPS
+from npmobilevit.scope import is_extra
 
 if TYPE_CHECKING:
     from npmobilevit.pipeline import Pipeline
@@ -471,7 +471,7 @@ def _wanted(taps: str | frozenset[str]) -> Callable[[str], bool]:
     if not isinstance(taps, str):
         return taps.__contains__
     if taps == "all":
-        return lambda name: bool(name) and name.rpartition(".")[2] not in EXTRA_TAPS
+        return lambda name: bool(name) and not is_extra(name)
     return lambda name: SELECTIONS[taps].fullmatch(name.removeprefix("mobilevit.")) is not None
 
 
@@ -499,8 +499,7 @@ def _network(model: Any) -> tuple[PreTrainedModel, dict[str, str]]:
     pipeline = model if isinstance(model, Pipeline) else load(model)
     try:
         found = find_checkpoint(pipeline.name, revision=pipeline.revision, local_files_only=True)
-        with found.weights_path.open("rb") as file:
-            origin = {"checkpoint_sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        origin = {"checkpoint_sha256": file_sha256(found.weights_path)}
     except OSError:  # CheckpointError is one: it was made by hand, or its file is gone
         origin = {}
     return pipeline.network, {"model": pipeline.name, **origin}
@@ -522,7 +521,7 @@ def _facts(
     network: PreTrainedModel, origin: Mapping[str, str], made: _Recorder, bounds: Mapping[str, Bound]
 ) -> dict[str, Any]:
     names = [name for name in made.first if name in made.hashes]
-    extra = [name for name in names if name.rpartition(".")[2] in EXTRA_TAPS]
+    extra = list(filter(is_extra, names))
     versions = {"npmobilevit": version("npmobilevit"), "numpy": np.__version__, "python": platform.python_version()}
     facts: dict[str, Any] = {
         "format": FORMAT,

@@ -15,7 +15,7 @@ import numpy as np
 
 from npmobilevit.models import MobileViTModel, PreTrainedModel
 from npmobilevit.ops.arrays import Array
-from npmobilevit.scope import EXTRA_TAPS, Scope
+from npmobilevit.scope import Scope, is_extra
 from npmobilevit.validation.bounds import Arithmetic, Bounded, Deferred, Terms, Tier
 from npmobilevit.validation.profiles import Profile
 
@@ -111,7 +111,7 @@ def _carried_terms(model: PreTrainedModel, pixels: Bounded, tier: Tier) -> dict[
     found: dict[str, Bounded] = {}
 
     def meet(name: str, x: Bounded | Deferred) -> Bounded | Deferred:
-        if isinstance(x, Deferred) or name.rpartition(".")[2] in EXTRA_TAPS:
+        if isinstance(x, Deferred) or is_extra(name):
             return x
         if x.error is not None:
             found[name] = x

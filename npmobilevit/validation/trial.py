@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from npmobilevit.errors import BundleError, ShapeError
 from npmobilevit.models import PreTrainedModel
 from npmobilevit.ops.arrays import Array
-from npmobilevit.scope import EXTRA_TAPS
+from npmobilevit.scope import is_extra
 from npmobilevit.validation.bounds import Arithmetic, Bounded, Deferred, Tier
 from npmobilevit.validation.candidates import Candidate
 from npmobilevit.validation.comparing import compare, root_mean_square, unmeasured
@@ -291,7 +291,7 @@ class Trial:
         recorded tensor begins there."""
         if not name or isinstance(x, Deferred):
             return x
-        if not _is_extra(name):
+        if not is_extra(name):
             self.unchecked.append(name)
             self._reached_end = x.error is None and not x.tainted  # the last tap decides
         if self._injected(name, x.shape) is None:
@@ -370,11 +370,11 @@ class Trial:
             message = f"the values are right, but {seen.description}: the dump is laid out in another way"
             return Finding(name, "fail", "layout", message), seen.restored
         own = _found_under(name, self.candidate.tensors)
-        others = {other: value for other, value in self.candidate.tensors.items() if other != own}
-        holder = misnamed(expected.value, tolerance, others)
+        tensors = self.candidate.tensors  # perhaps read one by one: not all of them at once; its own does not fit
+        holder = misnamed(expected.value, tolerance, tensors)
         if holder is None:
             return None
-        twin = next((other for other, value in others.items() if np.array_equal(value, given)), None)
+        twin = next((other for other in tensors if other != own and np.array_equal(tensors[other], given)), None)
         same = f"holds the same as {twin[:200]}, and " if twin is not None else ""
         message = f"{same}what belongs here was dumped as {holder[:200]}"
         return Finding(name, "fail", "misnamed", message), np.asarray(self.candidate.tensors[holder], np.float64)
@@ -545,10 +545,6 @@ def _advice_on_shape(shape: tuple[int, ...], channels: int) -> str:
     return ""
 
 
-def _is_extra(name: str) -> bool:
-    return name.rpartition(".")[2] in EXTRA_TAPS
-
-
 def _is_dropout(name: str) -> bool:
     return name.rpartition(".")[2] == "dropout"
 
@@ -594,7 +590,7 @@ def _unmeasured(
 
 
 def _coarse(tolerance: Array, expected: Bounded) -> bool:
-    limit = COARSE_REGION if any(not _is_extra(name) for name in expected.spans) else COARSE
+    limit = COARSE_REGION if any(not is_extra(name) for name in expected.spans) else COARSE
     return bool(tolerance.size) and not float(np.median(tolerance)) <= limit * root_mean_square(expected.value)
 
 

@@ -4,15 +4,14 @@ import base64
 import hashlib
 import math
 import re
-from html.parser import HTMLParser
 
 import made_reports as made
 import pytest
 from made_reports import EXACT, HOSTILE, KINDS, failure, judgement, report, wrong
+from pages import Page
 
 from npmobilevit.validation import texts
 
-VOID = {"meta", "input", "wbr", "circle", "path", "rect", "line", "use"}
 ALLOWED = {
     "html", "head", "meta", "title", "style", "body", "header", "h1", "h2", "h3", "p", "main", "dl", "dt", "dd",
     "section", "article", "a", "code", "span", "ul", "li", "div", "label", "select", "option", "input", "output",
@@ -23,41 +22,18 @@ ALLOWED = {
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-class Page(HTMLParser):
-    """Elements as [tag, attributes, text within], in document order; refuses tags that do not balance."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.elements: list[list] = []
-        self.open: list[list] = []
-        self.feed(source)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        assert len(dict(attrs)) == len(attrs)
-        element = [tag, dict(attrs), ""]
-        self.elements.append(element)
-        if tag not in VOID:
-            self.open.append(element)
+class ReportPage(Page):
+    void = frozenset({"meta", "input", "wbr", "circle", "path", "rect", "line", "use"})
 
     def handle_startendtag(self, tag, attrs):
-        assert tag in VOID
+        assert tag in self.void
         self.handle_starttag(tag, attrs)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop()[0] == tag
 
     def handle_comment(self, data):
         raise AssertionError(f"a comment: {data}")
 
-    def handle_data(self, data):
-        for element in self.open:
-            element[2] += data
-
     def all(self, tag, name=None):
-        found = [element for element in self.elements if element[0] == tag]
-        return [entry for entry in found if name is None or name in entry[1].get("class", "").split()]
+        return [entry for entry in super().all(tag) if name is None or name in entry[1].get("class", "").split()]
 
     def texts(self, tag, name=None):
         return [text for _, _, text in self.all(tag, name)]
@@ -70,7 +46,7 @@ class Page(HTMLParser):
 
 
 def page(given):
-    return Page(given.to_html())
+    return ReportPage(given.to_html())
 
 
 def row_of(given, tap):
@@ -93,8 +69,8 @@ def test_the_page_is_well_formed_and_of_known_elements(kind):
     source = KINDS[kind]().to_html()
     assert source.isascii()
     assert source.startswith("<!DOCTYPE html>\n<html lang")
-    assert {tag for tag, _, _ in Page(source).elements} <= ALLOWED
-    ids = [attributes["id"] for _, attributes, _ in Page(source).elements if "id" in attributes]
+    assert {tag for tag, _, _ in ReportPage(source).elements} <= ALLOWED
+    ids = [attributes["id"] for _, attributes, _ in ReportPage(source).elements if "id" in attributes]
     assert len(ids) == len(set(ids))
 
 
@@ -369,7 +345,7 @@ def test_text_is_readable_in_both_themes(theme):
 @every_kind
 def test_the_fragment_is_short_and_needs_nothing_else(kind):
     source = KINDS[kind]()._repr_html_()
-    found = Page(source)
+    found = ReportPage(source)
     assert source.isascii()
     assert {tag for tag, _, _ in found.elements} <= {"div", "p", "b", "ul", "li", "code"}
     assert all(set(attributes) <= {"style"} for _, attributes, _ in found.elements)
@@ -378,18 +354,18 @@ def test_the_fragment_is_short_and_needs_nothing_else(kind):
 
 
 def test_the_fragment_has_the_gist():
-    found = Page(made.mixed()._repr_html_())
+    found = ReportPage(made.mixed()._repr_html_())
     assert found.texts("b") == ["FAIL"]
     assert found.texts("li") == ["attention: It is not what it should be.", "folded: It is not what it should be."]
     assert texts.reason(made.mixed()) in found.texts("p")[0]
     assert "profile: declared fp32, behaves as tf32" in found.texts("p")[1]
-    assert Page(made.crowded()._repr_html_()).texts("p")[-1] == "and 2995 more"
-    assert len(Page(made.crowded()._repr_html_()).all("li")) == 5
-    assert not Page(report([judgement("a", **EXACT)])._repr_html_()).all("ul")
+    assert ReportPage(made.crowded()._repr_html_()).texts("p")[-1] == "and 2995 more"
+    assert len(ReportPage(made.crowded()._repr_html_()).all("li")) == 5
+    assert not ReportPage(report([judgement("a", **EXACT)])._repr_html_()).all("ul")
 
 
 def test_the_banner_of_the_fragment_is_readable():
     for kind in ("pass", "screened", "mixed"):
-        (_, attributes, _) = Page(KINDS[kind]()._repr_html_()).all("b")[0]
+        (_, attributes, _) = ReportPage(KINDS[kind]()._repr_html_()).all("b")[0]
         (background,) = re.findall(r"background:(#\w{6});color:#fff;", attributes["style"])
         assert contrast(background, "#ffffff") >= 4.5

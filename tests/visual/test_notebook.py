@@ -3,49 +3,15 @@
 import base64
 import io
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pages import Page
 from PIL import Image
 
 from npmobilevit.visual.notebook import bars_html, classes_html, jpeg_bytes
-
-VOID = {"img"}
-
-
-class Page(HTMLParser):
-    """Elements as [tag, attributes, text within], in document order; refuses tags that do not balance."""
-
-    def __init__(self, fragment: str) -> None:
-        super().__init__()
-        self.elements: list[list] = []
-        self.open: list[list] = []
-        self.feed(fragment)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        assert len(dict(attrs)) == len(attrs)
-        element = [tag, dict(attrs), ""]
-        self.elements.append(element)
-        if tag not in VOID:
-            self.open.append(element)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop()[0] == tag
-
-    def handle_data(self, data):
-        for element in self.open:
-            element[2] += data
-
-    def all(self, tag):
-        return [element for element in self.elements if element[0] == tag]
-
-    def texts(self, tag):
-        return [text for _, _, text in self.all(tag)]
 
 
 def noise(*shape: int) -> np.ndarray:
