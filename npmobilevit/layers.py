@@ -10,9 +10,10 @@ import numpy as np
 
 from npmobilevit.config import TRANSFORMER_DEPTHS, MobileViTConfig
 from npmobilevit.ops.arrays import Array
-from npmobilevit.scope import Scope
+from npmobilevit.scope import Scope, block
 
 
+@block
 def conv_layer(
     s: Scope,
     x: Array,
@@ -39,6 +40,7 @@ def conv_layer(
     return s.out(x)
 
 
+@block
 def inverted_residual(s: Scope, x: Array, *, activation: str, stride: int = 1, dilation: int = 1) -> Array:
     """MobileNetV2 block: widen, filter each channel, narrow (``MobileViTInvertedResidual``). (N, C, H, W) -> same.
 
@@ -54,6 +56,7 @@ def inverted_residual(s: Scope, x: Array, *, activation: str, stride: int = 1, d
     return s.out(y)
 
 
+@block
 def mobilenet_layer(s: Scope, x: Array, *, depth: int, stride: int, activation: str) -> Array:
     """`depth` inverted residuals, the first with the stride (``MobileViTMobileNetLayer``)."""
     for i in range(depth):
@@ -61,16 +64,19 @@ def mobilenet_layer(s: Scope, x: Array, *, depth: int, stride: int, activation: 
     return s.out(x)
 
 
+@block
 def linear_layer(s: Scope, x: Array) -> Array:
     """Fully connected layer with the parameters of this scope (``nn.Linear``)."""
     return s.out(s.ops.linear(x, **s.params()))
 
 
+@block
 def layer_norm(s: Scope, x: Array, *, eps: float) -> Array:
     """Layer normalisation with the parameters of this scope (``nn.LayerNorm``)."""
     return s.out(s.ops.layer_norm(x, **s.params(), eps=eps))
 
 
+@block
 def self_attention(s: Scope, x: Array, *, num_heads: int) -> Array:
     """Every token looks at all tokens of its sequence (``MobileViTSelfAttention``). (S, L, D) -> (S, L, D)."""
     query, key, value = (
@@ -81,6 +87,7 @@ def self_attention(s: Scope, x: Array, *, num_heads: int) -> Array:
     return s.out(s.ops.merge_heads(s.ops.attend(probs, value)))
 
 
+@block
 def attention(s: Scope, x: Array, *, num_heads: int) -> Array:
     """Self-attention and its output projection (``MobileViTAttention``). (S, L, D) -> (S, L, D)."""
     x = self_attention(s.at("attention"), x, num_heads=num_heads)
@@ -88,6 +95,7 @@ def attention(s: Scope, x: Array, *, num_heads: int) -> Array:
     return s.out(output.out(linear_layer(output.at("dense"), x)))
 
 
+@block
 def transformer_layer(s: Scope, x: Array, *, num_heads: int, eps: float, activation: str) -> Array:
     """Attention and feed-forward layer, each after a normalisation and with its input added
     (``MobileViTTransformerLayer``). (S, L, D) -> (S, L, D)."""
@@ -101,6 +109,7 @@ def transformer_layer(s: Scope, x: Array, *, num_heads: int, eps: float, activat
     return s.out(output.out(s.ops.add(y, x)))
 
 
+@block
 def transformer(s: Scope, x: Array, *, depth: int, num_heads: int, eps: float, activation: str) -> Array:
     """`depth` transformer layers (``MobileViTTransformer``). (S, L, D) -> (S, L, D)."""
     for i in range(depth):
@@ -108,6 +117,7 @@ def transformer(s: Scope, x: Array, *, depth: int, num_heads: int, eps: float, a
     return s.out(x)
 
 
+@block
 def mobilevit_block(s: Scope, x: Array, config: MobileViTConfig, *, depth: int, stride: int, dilation: int) -> Array:
     """The MobileViT block behind its downsampling block (``MobileViTLayer``; paper section 3.1, figure 1b).
 
@@ -143,6 +153,7 @@ def mobilevit_block(s: Scope, x: Array, config: MobileViTConfig, *, depth: int, 
     return s.out(conv_layer(s.at("fusion"), y, activation=activation))
 
 
+@block
 def encoder(s: Scope, x: Array, config: MobileViTConfig) -> tuple[Array, ...]:
     """Two MobileNet layers and three MobileViT blocks; returns the five maps (``MobileViTEncoder``).
 
@@ -163,6 +174,7 @@ def encoder(s: Scope, x: Array, config: MobileViTConfig) -> tuple[Array, ...]:
     return tuple(hidden_states)
 
 
+@block
 def aspp_pooling(s: Scope, x: Array) -> Array:
     """The whole map's average as a constant map (``MobileViTASPPPooling``). (N, C, H, W) -> (N, A, H, W)."""
     pooled = s.ops.global_avg_pool(x)[:, :, np.newaxis, np.newaxis]  # (N, C, 1, 1)
@@ -170,6 +182,7 @@ def aspp_pooling(s: Scope, x: Array) -> Array:
     return s.out(s.ops.resize_bilinear(y, (x.shape[2], x.shape[3])))
 
 
+@block
 def aspp(s: Scope, x: Array, *, atrous_rates: tuple[int, ...]) -> Array:
     """Look at the map in five ways: pixel, three widths of surroundings, whole (``MobileViTASPP``).
 
@@ -184,6 +197,7 @@ def aspp(s: Scope, x: Array, *, atrous_rates: tuple[int, ...]) -> Array:
     return s.out(conv_layer(s.at("project"), y, activation="relu"))
 
 
+@block
 def deeplabv3(s: Scope, x: Array, *, atrous_rates: tuple[int, ...]) -> Array:
     """ASPP and a classifier of every pixel (``MobileViTDeepLabV3``). (N, C, H, W) -> (N, num_labels, H, W)."""
     y = aspp(s.at("aspp"), x, atrous_rates=atrous_rates)

@@ -7,8 +7,9 @@ parameters are here (`params`), which operators do I use (`ops`), and who wants 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 from npmobilevit import ops
 from npmobilevit.ops.arrays import Array
@@ -84,3 +85,22 @@ class Scope:
         """Report the value of this node and return it unchanged. A layer goes on with what this returns."""
         self.tap(self.name, x)
         return x
+
+    def enter(self, block: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run a block of the network at this node. Another scope may put another in its place."""
+        return block(self, *args, **kwargs)
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def block(function: Callable[Concatenate[Scope, P], R]) -> Callable[Concatenate[Scope, P], R]:
+    """Mark a function of a scope as a block of the network: its scope is asked to run it."""
+
+    @functools.wraps(function)
+    def run(s: Scope, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        result: R = s.enter(function, *args, **kwargs)
+        return result
+
+    return run

@@ -1,13 +1,15 @@
 """The network once more, each part on the tensors that the port itself gave for its input.
 
 The layer functions are the package's own. What differs is the scope: its operators compute bounds
-(:mod:`npmobilevit.validation.bounds`), and where a layer reports its value, the port's own is put in its place.
+(:mod:`npmobilevit.validation.bounds`) when somebody looks at their results, where a layer reports its value the port's
+own is put in its place, and a mistake may be put in besides (:mod:`npmobilevit.validation.mutants`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -15,22 +17,105 @@ import numpy as np
 
 from npmobilevit.models import MobileViTModel, PreTrainedModel
 from npmobilevit.ops.arrays import Array
-from npmobilevit.scope import Scope, is_extra
-from npmobilevit.validation.bounds import Arithmetic, Bounded, Deferred, Terms, Tier
+from npmobilevit.scope import OpTable, Scope, is_extra
+from npmobilevit.validation.bounds import Arithmetic, Bounded, Terms, Tier
+from npmobilevit.validation.lazy import Lazy, forced, postponed
+from npmobilevit.validation.mutants.changes import Change
 from npmobilevit.validation.profiles import Profile
 
-# Told the name and the expected value of each tap; gives the value that the next layer is to work on.
-Meet: TypeAlias = Callable[[str, Bounded | Deferred], Bounded | Deferred]
+# Told the name and the value of each tap, a Bounded or Deferred one that may be lazy; gives what the next layer is to
+# work on.
+Meet: TypeAlias = Callable[[str, Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class ReplayScope(Scope):
-    """A scope that goes on with what `meet` answers."""
+    """A scope that goes on with what `meet` answers, and in which mistakes can be made.
 
+    Parameters
+    ----------
+    table : OpTable
+        The operators, on values as they are.
+    meet : callable
+    changes : tuple of Change
+    """
+
+    table: OpTable = OpTable()  # noqa: RUF009  (a NamedTuple cannot be changed)
     meet: Meet = lambda name, x: x
+    changes: tuple[Change, ...] = ()
+
+    def at(self, child: str) -> ReplayScope:
+        return self.of_node(f"{self.name}.{child}" if self.name else child)
+
+    def of_node(self, name: str) -> ReplayScope:
+        """The scope of a node of this name."""
+        here = dataclasses.replace(self, name=name, ops=self.table)
+        changed: dict[str, Any] = self.table._asdict()
+        for change in self._changes_at(name, "activation"):
+            own = changed["activations"]
+            changed["activations"] = {key: functools.partial(change.function, here, own[key]) for key in own}
+        for op in changed:
+            for change in self._changes_at(name, op):
+                changed[op] = functools.partial(change.function, here, changed[op])
+        return dataclasses.replace(here, ops=postponed(OpTable(**changed), name))
+
+    def _changes_at(self, node: str, target: str) -> list[Change]:
+        return [change for change in self.changes if change.target == target and change.is_at(node)]
+
+    def params(self) -> dict[str, Any]:
+        parameters = super().params()
+        for change in self._changes_at(self.name, "parameters"):
+            parameters = change.function(self, parameters)
+        return parameters
 
     def out(self, x: Any) -> Any:
+        for change in self._changes_at(self.name, "out"):
+            x = Lazy(functools.partial(change.function, self), (x,), op="out", node=self.name)
         return self.meet(self.name, x)
+
+    def enter(self, block: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        for change in self._changes_at(self.name, block.__name__):
+            block = functools.partial(_instead_of, block, change.function)
+        return block(self, *args, **kwargs)
+
+
+def _instead_of(block: Callable[..., Any], function: Callable[..., Any], s: Scope, *args: Any, **kwargs: Any) -> Any:
+    return function(s, block, *args, **kwargs)
+
+
+def run_changed(
+    model: PreTrainedModel, pixel_values: Array, changes: Sequence[Change], **operators: Any
+) -> dict[str, Array]:
+    """What a port with mistakes dumps.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+    pixel_values : (N, num_channels, H, W) array
+    changes : sequence of Change
+    **operators
+        Those of another arithmetic, by their names in the table.
+
+    Returns
+    -------
+    dict of str to array
+        All taps but the extras, in forward order.
+    """
+    taps = {"pixel_values": pixel_values}
+
+    def meet(name: str, x: Any) -> Array:
+        value: Array = forced(x)
+        if name and not is_extra(name):
+            taps[name] = value
+        return value
+
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a mistake may overflow
+        model.forward(_root(model.parameters(), OpTable()._replace(**operators), meet, changes), pixel_values)
+    return taps
+
+
+def _root(weights: Mapping[str, Any], table: OpTable, meet: Meet, changes: Sequence[Change]) -> ReplayScope:
+    return ReplayScope(weights, tap=meet, table=table, meet=meet, changes=tuple(changes)).of_node("")
 
 
 def in_float64(model: PreTrainedModel) -> PreTrainedModel:
@@ -47,6 +132,7 @@ def replay(
     arithmetic: Arithmetic,
     meet: Meet,
     parameter_errors: Mapping[str, float] = MappingProxyType({}),
+    changes: Sequence[Change] = (),
 ) -> None:
     """Run a float64 model in another arithmetic, telling `meet` of every tap in forward order.
 
@@ -59,6 +145,8 @@ def replay(
     meet : callable
     parameter_errors : mapping of str to float
         How far the port's parameters may be from the model's; those left out are the same.
+    changes : sequence of Change
+        Mistakes to make on the way.
     """
 
     def parameter(name: str, value: Array) -> Any:
@@ -66,7 +154,7 @@ def replay(
         return value if error is None else Bounded(value, np.full(value.shape, error))
 
     weights: Any = {name: parameter(name, value) for name, value in model.parameters().items()}
-    scope = ReplayScope(weights, tap=meet, ops=arithmetic.table(), meet=meet)  # type: ignore[arg-type]
+    scope = _root(weights, arithmetic.table(), meet, changes)
     with np.errstate(over="ignore", invalid="ignore"):  # a port's tensors may hold anything; what is not finite fails
         model.forward(scope, pixel_values)  # type: ignore[arg-type]
 
@@ -110,12 +198,13 @@ def _carried_terms(model: PreTrainedModel, pixels: Bounded, tier: Tier) -> dict[
     """The S or the L of each tap that is computed, as its error."""
     found: dict[str, Bounded] = {}
 
-    def meet(name: str, x: Bounded | Deferred) -> Bounded | Deferred:
-        if isinstance(x, Deferred) or is_extra(name):
+    def meet(name: str, x: Any) -> Any:
+        if is_extra(name):
             return x
-        if x.error is not None:
-            found[name] = x
-        return Bounded(x.value)
+        bounded: Bounded = forced(x)
+        if bounded.error is not None:
+            found[name] = bounded
+        return Bounded(bounded.value)
 
     replay(model, pixels, Arithmetic(_UNIT, tier), meet)
     return found

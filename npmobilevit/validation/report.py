@@ -26,6 +26,49 @@ SCHEMA = "npmobilevit.check/1"  # grows by one with every change of the JSON
 
 
 @dataclasses.dataclass(frozen=True)
+class Diagnosis:
+    """The mistake that explains a tap: with it, the network makes what the port has.
+
+    Attributes
+    ----------
+    mutant : str
+        Name in the catalogue: the id of the row and, where it has several forms, which.
+    description : str
+        What is found and what is expected.
+    consequence : str
+    fix : str
+    remaining : float
+        Root mean square of what it leaves unexplained, over that of the whole difference.
+    also : tuple of str
+        Descriptions of other mistakes that explain the tap as well.
+    """
+
+    mutant: str
+    description: str
+    consequence: str
+    fix: str
+    remaining: float = 0.0
+    also: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class NearMiss:
+    """A mistake that explains much of a tap, but not all of it.
+
+    Attributes
+    ----------
+    mutant : str
+    description : str
+    remaining : float
+        As in :class:`Diagnosis`.
+    """
+
+    mutant: str
+    description: str
+    remaining: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Finding:
     """Something to tell about one tap.
 
@@ -41,6 +84,10 @@ class Finding:
         One sentence.
     cause : str or None
         Id of the mistake in the catalogue, where it could be named.
+    diagnosis : Diagnosis or None
+        More about it.
+    near : tuple of NearMiss
+        Where it could not be named: the mistakes that come nearest.
     """
 
     tap: str
@@ -48,6 +95,8 @@ class Finding:
     kind: str
     message: str
     cause: str | None = None
+    diagnosis: Diagnosis | None = None
+    near: tuple[NearMiss, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ from npmobilevit.scope import is_extra
 from npmobilevit.validation.bounds import Arithmetic, Bounded, Deferred, Tier
 from npmobilevit.validation.candidates import Candidate
 from npmobilevit.validation.comparing import compare, root_mean_square, unmeasured
+from npmobilevit.validation.lazy import forced
+from npmobilevit.validation.mutants.changes import Change
 from npmobilevit.validation.profiles import BFLOAT16, PROFILES, Profile
 from npmobilevit.validation.replay import Meet, replay, tap_names
 from npmobilevit.validation.report import Finding, Judgement, Test
@@ -48,6 +50,10 @@ LOOKED_UP = 20
 
 # From the tightest to the widest, as far as a port can be of a profile that it does not declare.
 BEHAVIOURS = ("fp32", "tf32", "fp16", "bf16", "fp16-acc16", "int8-dynamic")
+
+
+# Told of a tap, its expected value, still to be computed, and the port's.
+Visit: TypeAlias = Callable[[str, Any, Array], None]
 
 
 class _TooFar(Exception):
@@ -213,8 +219,8 @@ class Trial:
         self._instead, self._coarse, self._made_by = {}, {}, {}
         self._dumped_amiss, self._misplaced, self._gap, self._looked_up = dumped_amiss, False, False, 0
 
-        def meet(name: str, expected: Bounded | Deferred) -> Bounded | Deferred:
-            given = self.given(name)
+        def meet(name: str, x: Any) -> Bounded | Deferred:
+            expected, given = forced(x), self.given(name)
             if given is None:
                 return self._missing(name, expected)
             return self._judge(name, _whole(expected), given)
@@ -223,45 +229,64 @@ class Trial:
         self._excuse_followers()
         return sum(finding.severity == "fail" for finding in self.findings)
 
-    def _walk(self, pixel_values: Array, profile: Profile, tier: Tier, meet: Meet, seed: int | None = None) -> None:
-        generator = None if seed is None else np.random.default_rng(seed)
-        arithmetic = Arithmetic(profile, tier, generator, step=lambda: self._step)
-        errors = self.parameter_errors if profile.stated else {}
-
-        def step_on(name: str, x: Bounded | Deferred) -> Bounded | Deferred:
-            self._step = self._step_after(name)
-            return meet(name, x)
-
-        self._step = self._step_after("pixel_values")
-        replay(self.model, Bounded(np.asarray(pixel_values, np.float64)), arithmetic, step_on, errors)
-
-    def _walk_again(
+    def _walk(
         self,
         pixel_values: Array,
         profile: Profile,
         tier: Tier,
-        visit: Callable[[str, Bounded, Array], None],
+        meet: Meet,
         seed: int | None = None,
+        changes: Sequence[Change] = (),
     ) -> None:
-        """Walk as before, over the same tensors of the port, and visit the taps that were judged on their own."""
+        generator = None if seed is None else np.random.default_rng(seed)
+        arithmetic = Arithmetic(profile, tier, generator, step=lambda: self._step)
+        errors = self.parameter_errors if profile.stated else {}
 
-        def meet(name: str, expected: Bounded | Deferred) -> Bounded | Deferred:
+        def step_on(name: str, x: Any) -> Any:
+            answer = meet(name, x)
+            self._step = self._step_after(name)
+            return answer
+
+        self._step = self._step_after("pixel_values")
+        start = Bounded(np.asarray(pixel_values, np.float64))
+        replay(self.model, start, arithmetic, step_on, errors, changes)
+
+    def walk_again(
+        self,
+        pixel_values: Array,
+        profile: Profile,
+        tier: Tier,
+        visit: Visit,
+        *,
+        seed: int | None = None,
+        changes: Sequence[Change] = (),
+    ) -> None:
+        """Walk as before, over the same tensors of the port, and visit the taps that it gave.
+
+        `visit` is told the tap, the lazy expected value, see :meth:`settled`, and the port's.
+        """
+
+        def meet(name: str, expected: Any) -> Any:
             given = self.given(name)
             if given is None or not name:
-                if isinstance(expected, Deferred) or self._injected(name, expected.shape) is None:
-                    return expected
-                return self._resumed(name, expected.value)
-            value = _whole(expected)
+                return self._resumed(name, forced(expected).value) if self._is_injected(name) else expected
+            found = np.asarray(given, np.float64)
+            visit(name, expected, found)
             if name in self._instead:
                 instead = self._instead[name]
-                return self._resumed(name, value.value if instead is None else instead)
-            found = np.asarray(given, np.float64)
-            if not value.tainted:
-                visit(name, self._own_copy(value, found), found)
+                return self._resumed(name, _whole(forced(expected)).value if instead is None else instead)
             self._last = found
             return self._resumed(name, found)
 
-        self._walk(pixel_values, profile, tier, meet, seed)
+        self._walk(pixel_values, profile, tier, meet, seed, changes)
+
+    def settled(self, expected: Any, found: Array) -> Bounded | None:
+        """The value that `walk_again` tells of; None if it rests on a tap that could not be used."""
+        value = _whole(forced(expected))
+        return None if value.tainted else self._own_copy(value, found)
+
+    def _is_injected(self, name: str) -> bool:
+        return self.injected is not None and _found_under(name, self.injected) is not None
 
     def _injected(self, name: str, shape: tuple[int, ...]) -> Array | None:
         recorded = None if self.injected is None else _found_under(name, self.injected)
@@ -437,12 +462,12 @@ class Trial:
         """Judge the taps with coarse tolerances by what simulated roundings do to them."""
         sums = {name: np.zeros_like(coarse.expected) for name, coarse in self._coarse.items()}
 
-        def visit(name: str, value: Bounded, found: Array) -> None:
-            if name in sums:
+        def visit(name: str, x: Any, found: Array) -> None:
+            if name in sums and (value := self.settled(x, found)) is not None:
                 sums[name] += np.square(value.value - self._coarse[name].expected)
 
         for seed in range(RUNS):
-            self._walk_again(pixel_values, self.profile, "sample", visit, seed)
+            self.walk_again(pixel_values, self.profile, "sample", visit, seed=seed)
         for name, coarse in self._coarse.items():
             variance = sums[name] / RUNS
             axes = tuple(range(2, variance.ndim)) if variance.ndim == 4 else tuple(range(variance.ndim - 1))
@@ -461,13 +486,13 @@ class Trial:
         wrong = {f.tap for f in self.findings if f.kind == "error"}
         proven: set[str] = set()
 
-        def visit(name: str, expected: Bounded, found: Array) -> None:
-            if name in wrong:
+        def visit(name: str, x: Any, found: Array) -> None:
+            if name in wrong and (expected := self.settled(x, found)) is not None:
                 tolerance = 0.0 if expected.error is None else expected.error
                 if not (np.abs(found - expected.value) <= tolerance).all():
                     proven.add(name)
 
-        self._walk_again(pixel_values, self.profile, "proof", visit)
+        self.walk_again(pixel_values, self.profile, "proof", visit)
         self.judgements = [
             dataclasses.replace(judgement, proof=judgement.tap in proven) for judgement in self.judgements
         ]
@@ -477,9 +502,12 @@ class Trial:
         positions = {judgement.tap: i for i, judgement in enumerate(self.judgements)}
         systematic = self.profile.store or PROFILES["fp32"].store
 
-        def visit(name: str, expected: Bounded, found: Array) -> None:
+        def visit(name: str, x: Any, found: Array) -> None:
             i = positions.get(name)
-            if i is None or expected.error is None or name in self._coarse:
+            if i is None or name in self._coarse or name in self._instead:
+                return
+            expected = self.settled(x, found)
+            if expected is None or expected.error is None:
                 return
             judgement = self.judgements[i]
             with np.errstate(divide="ignore"):
@@ -500,7 +528,7 @@ class Trial:
             self.judgements[i] = judgement
 
         if not self.profile.quantized and not self.profile.stated:
-            self._walk_again(pixel_values, self.profile, "usual", visit)
+            self.walk_again(pixel_values, self.profile, "usual", visit)
         self._sort_findings()
 
     def _sort_findings(self) -> None:
@@ -521,7 +549,10 @@ class Trial:
         return None
 
     def _explains(self, profile: Profile, pixel_values: Array) -> bool:
-        def visit(name: str, expected: Bounded, found: Array) -> None:
+        def visit(name: str, x: Any, found: Array) -> None:
+            expected = self.settled(x, found)
+            if expected is None:
+                return
             tolerance = np.zeros(expected.shape) if expected.error is None else expected.error
             if not (np.abs(found - expected.value) <= tolerance).all():
                 raise _TooFar
@@ -531,7 +562,7 @@ class Trial:
                 raise _TooFar
 
         try:
-            self._walk_again(pixel_values, profile, "fail", visit)
+            self.walk_again(pixel_values, profile, "fail", visit)
         except _TooFar:
             return False
         return True

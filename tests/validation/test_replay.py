@@ -11,6 +11,7 @@ from npmobilevit import ops
 from npmobilevit.scope import EXTRA_TAPS, Scope
 from npmobilevit.validation.bounds import Arithmetic, Bounded, Deferred
 from npmobilevit.validation.checking import check
+from npmobilevit.validation.lazy import forced
 from npmobilevit.validation.profiles import PROFILES
 from npmobilevit.validation.replay import in_float64, recorded_terms, replay, tap_names
 
@@ -33,6 +34,7 @@ def told(model, pixels=PIXELS, meet=lambda name, x: x, **options):
     seen = []
 
     def record(name, x):
+        x = forced(x)
         seen.append((name, x.whole() if isinstance(x, Deferred) else x))
         return meet(name, x)
 
@@ -293,9 +295,9 @@ def tolerances(model, taps):
     found = {}
 
     def meet(name, x):
-        if isinstance(x, Deferred) or name not in taps:
+        if name not in taps:
             return x
-        found[name] = x.error
+        found[name] = forced(x).error
         return Bounded(taps[name].astype(np.float64))
 
     replay(in_float64(model), Bounded(PIXELS), Arithmetic(FP32, "fail"), meet)

@@ -1,0 +1,5 @@
+"""Mistakes in the arithmetic: the rows NUM."""
+
+from npmobilevit.validation.mutants.mutant import Mutant
+
+MUTANTS: tuple[Mutant, ...] = ()
