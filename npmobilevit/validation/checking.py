@@ -16,6 +16,7 @@ from npmobilevit.ops.arrays import Array
 from npmobilevit.pipeline import Pipeline, load
 from npmobilevit.validation.bundles import weights_sha256
 from npmobilevit.validation.candidates import read_candidate
+from npmobilevit.validation.diagnosis import diagnosed
 from npmobilevit.validation.profiles import Profile, profile_named
 from npmobilevit.validation.replay import in_float64
 from npmobilevit.validation.report import Finding, Judgement, Report
@@ -113,7 +114,7 @@ def check(
         trial.judge_start(network.check_pixel_values(pixel_values))
     trial.run(start)
     judgements += trial.judgements
-    findings += trial.findings
+    findings += diagnosed(trial, start)
 
     results, unjudged = _judged_results(trial, given.tensors, network, target_size, declared)
     note(results)

@@ -90,7 +90,7 @@ def fragment(report: Report) -> str:
     """
     colour = COLOURS[report.verdict]
     first = "".join(
-        f"<li><code>{_text(finding.tap)}</code>: {_long(finding.message)}</li>"
+        f"<li><code>{_text(finding.tap)}</code>: {_long('; '.join([finding.message, *texts.causes_of(finding)]))}</li>"
         for finding in report.failures[:MOST_LINES]
     )
     rest = len(report.failures) - MOST_LINES
@@ -134,6 +134,9 @@ def _long(text: str) -> str:
 
 def _sections(report: Report) -> Iterable[str]:
     rows = {judgement.tap: i for i, judgement in enumerate(report.judgements)}
+    causes = texts.causes(report)
+    if causes:
+        yield f"<section><h2>Causes ({len(causes)})</h2>{''.join(map(_cause, causes))}</section>"
     for severity, (state, title) in SEVERITIES.items():
         findings = [finding for finding in report.findings if finding.severity == severity]
         if findings:
@@ -160,6 +163,13 @@ def _cards(findings: Sequence[Finding], state: str, judgements: Sequence[Judgeme
     return shown + (f"<p>and {rest} more; the JSON has all</p>" if rest > 0 else "")
 
 
+def _cause(cause: texts.Cause) -> str:
+    """A mistake that could be named."""
+    sentences = "".join(f"<p>{_long(sentence)}</p>" for sentence in cause.sentences)
+    places = f"at {texts.count(len(cause.taps), 'tap')}: {_long(texts.some(cause.taps))}"
+    return f'<article class="card wrong"><h3>{_text(cause.id)}</h3>{sentences}<p class="soft">{places}</p></article>'
+
+
 def _card(finding: Finding, state: str, judgements: Sequence[Judgement], rows: Mapping[str, int]) -> str:
     """A finding; if its tap was judged, with a link to its row and, but for notes, its numbers."""
     row = rows.get(finding.tap)
@@ -167,7 +177,7 @@ def _card(finding: Finding, state: str, judgements: Sequence[Judgement], rows: M
     title = name if row is None else f'<a href="#t{row}">{name}</a>'
     sentences = [] if row is None or finding.severity == "note" else texts.details(judgements[row])
     numbers = "".join(f"<li>{_long(sentence)}</li>" for sentence in sentences)
-    cause = "" if finding.cause is None else f"<p>Known mistake: <code>{_text(finding.cause)}</code></p>"
+    cause = "".join(f"<p>{_long(sentence[:1].upper() + sentence[1:])}</p>" for sentence in texts.causes_of(finding))
     return (
         f'<article class="card {state}"><h3>{title}<span class="kind">{_text(finding.kind)}</span></h3>'
         f"<p>{_long(finding.message)}</p>{cause}{f'<ul>{numbers}</ul>' if numbers else ''}</article>"

@@ -22,7 +22,7 @@ Severity: TypeAlias = Literal["fail", "unusual", "note"]
 Verdict: TypeAlias = Literal["pass", "fail", "screened"]
 Test: TypeAlias = Literal["local", "exact", "screened"]
 
-SCHEMA = "npmobilevit.check/1"  # grows by one with every change of the JSON
+SCHEMA = "npmobilevit.check/2"  # grows by one with every change of the JSON
 
 
 @dataclasses.dataclass(frozen=True)

@@ -213,6 +213,72 @@ def _reversed(found: NDArray[Any], shape: tuple[int, ...]) -> Iterator[tuple[str
             yield f"its {noun} {'is' if ' ' in noun else 'are'} in reverse order", np.flip(found, axis)
 
 
+# what a difference looks like
+
+
+def differences(found: NDArray[Any], expected: Array, tolerance: Array) -> str:
+    """Say where and how a tensor differs, for the eye of whoever looks for the reason.
+
+    Parameters
+    ----------
+    found, expected, tolerance : arrays of one shape
+        Of other shapes nothing is said.
+
+    Returns
+    -------
+    str
+        Such as "only in channel 3; there it is 1.02 times what is expected"; empty if nothing stands out.
+    """
+    if found.shape != expected.shape or not found.size or not np.isfinite(found).all():
+        return ""
+    wrong = ~(np.abs(found - expected) <= tolerance)
+    if not wrong.any():
+        return ""
+    where = [text for axis in range(found.ndim) if (text := _confined(wrong, axis))]
+    borders = [] if any("row" in text or "column" in text for text in where) else _at_borders(wrong)
+    return "; ".join([*where, *borders, *_line(found, expected, tolerance, wrong)])
+
+
+_MOST_INDICES = 4
+
+
+def _confined(wrong: NDArray[np.bool_], axis: int) -> str:
+    """That only some indices of an axis have wrong elements."""
+    others = tuple(i for i in range(wrong.ndim) if i != axis)
+    indices = np.flatnonzero(wrong.any(others))
+    if len(indices) > min(_MOST_INDICES, wrong.shape[axis] // 2):
+        return ""
+    name = _NOUNS.get(_AXES.get(wrong.ndim, "")[axis : axis + 1], f"indices of axis {axis}")
+    return f"only in {name} {', '.join(map(str, indices))} of {wrong.shape[axis]}"
+
+
+def _at_borders(wrong: NDArray[np.bool_]) -> list[str]:
+    """That only elements at the borders of maps are wrong."""
+    if wrong.ndim != 4 or min(wrong.shape[2:]) < 5:
+        return []
+    for width in (1, 2):
+        if not wrong[..., width:-width, width:-width].any():
+            return [f"only within {width} of the borders of the map"]
+    return []
+
+
+def _line(found: NDArray[Any], expected: Array, tolerance: Array, wrong: NDArray[np.bool_]) -> list[str]:
+    """That all wrong elements are the expected ones on another scale, or shifted."""
+    x, y, allowed = expected[wrong], found[wrong], tolerance[wrong]
+    if x.size < FEWEST:
+        return []
+    if (np.abs(y) <= 0).all():
+        return ["there it is 0"]
+    square = float(np.square(x).sum())
+    factor = float((x * y).sum()) / square if square else 0.0
+    if (np.abs(y - factor * x) <= allowed * max(1.0, abs(factor))).all():
+        return [f"there it is {factor:.6g} times what is expected"]
+    shift = float((y - x).mean())
+    if (np.abs(y - x - shift) <= allowed).all():
+        return [f"there it is {shift:+.6g} beside what is expected"]
+    return []
+
+
 # faults below the tolerance
 
 

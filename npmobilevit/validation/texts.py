@@ -5,6 +5,7 @@ Names and messages come from the port and may hold anything; `printable` makes o
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ def to_text(report: Report, *, every_layer: bool) -> str:
     """Text of a report, see `npmobilevit.validation.Report.to_text`."""
     sections = (
         _head(report),
+        _causes(report),
         *(_findings(report, severity, title) for severity, title in _SEVERITIES),
         _layers(report, every_layer=every_layer),
         _unchecked(report),
@@ -112,7 +114,9 @@ def _reason_to_fail(report: Report) -> str:
     verb = "is" if len(wrong) == 1 else "are"
     seen = report.behaves_as not in (None, report.profile)
     explained = f"; {printable(str(report.behaves_as))} would explain all of it: is that its profile?" if seen else ""
-    return f"{len(wrong)} of {count(len(taps), 'tap')} {verb} wrong; first: {printable(wrong[0])}{explained}"
+    first = report.failures[0]
+    named = "" if first.diagnosis is None else f": {printable(first.diagnosis.description)}"
+    return f"{len(wrong)} of {count(len(taps), 'tap')} {verb} wrong; first: {printable(wrong[0])}{named}{explained}"
 
 
 def _reason_to_pass(report: Report) -> str:
@@ -199,6 +203,53 @@ def _head(report: Report) -> list[str]:
     return [_ascii(verdict), *(line for word, text in facts(report) for line in _wrapped(f"{word:9}{text}", " " * 9))]
 
 
+@dataclasses.dataclass(frozen=True)
+class Cause:
+    """A mistake, and the taps that it explains."""
+
+    id: str
+    sentences: tuple[str, ...]
+    taps: tuple[str, ...]
+
+
+def causes(report: Report) -> list[Cause]:
+    """The mistakes that could be named, in the order of the first tap of each."""
+    taps: dict[tuple[str, ...], list[str]] = {}
+    for finding in report.failures:
+        if finding.diagnosis is not None:
+            d = finding.diagnosis
+            taps.setdefault((d.mutant, d.description, d.consequence, d.fix), []).append(finding.tap)
+    return [
+        Cause(mutant, (f"{description}.", f"What follows: {consequence}", f"Fix: {fix}"), tuple(names))
+        for (mutant, description, consequence, fix), names in taps.items()
+    ]
+
+
+def causes_of(finding: Finding) -> list[str]:
+    """What is known of the cause of one finding."""
+    if finding.diagnosis is not None:
+        also = "".join(f"; or: {other}" for other in finding.diagnosis.also)
+        return [f"cause: {finding.diagnosis.mutant}, {finding.diagnosis.description}{also}"]
+    if finding.cause is not None:
+        return [f"cause: {finding.cause}"]
+    if finding.severity != "fail" or finding.kind not in ("error", "shape", "non-finite"):
+        return []
+    near = [
+        f"{miss.mutant}, {miss.description} (leaves {miss.remaining:.0%} of the difference)" for miss in finding.near
+    ]
+    return [f"cause: unknown{'; nearest: ' if near else ''}{'; '.join(near)}"]
+
+
+def _causes(report: Report) -> list[str]:
+    found = causes(report)
+    lines = [f"Causes ({len(found)})"] if found else []
+    for cause in found[:MOST_SHOWN]:
+        lines += _wrapped(f"  {cause.id} at {count(len(cause.taps), 'tap')}: {some(cause.taps)}", _INDENT)
+        for sentence in cause.sentences:
+            lines += _wrapped(_INDENT + printable(sentence, MESSAGE_LENGTH), _INDENT + "  ")
+    return lines
+
+
 def _findings(report: Report, severity: str, title: str) -> list[str]:
     findings = [finding for finding in report.findings if finding.severity == severity]
     if not findings:
@@ -214,8 +265,7 @@ def _finding(finding: Finding, judgements: Mapping[str, Judgement]) -> list[str]
     sentences = [printable(finding.message, MESSAGE_LENGTH)]
     if finding.severity != "note" and finding.tap in judgements:
         sentences += details(judgements[finding.tap])
-    if finding.cause is not None:
-        sentences.append(f"known mistake: {printable(finding.cause)}")
+    sentences += [printable(sentence, MESSAGE_LENGTH) for sentence in causes_of(finding)]
     return lines + [line for sentence in sentences for line in _wrapped(_INDENT + sentence, _INDENT + "  ")]
 
 

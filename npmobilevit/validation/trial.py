@@ -195,6 +195,11 @@ class Trial:
         """Whether the regions that were judged reach from the input to the output."""
         return self._reached_end and not self._gap
 
+    @property
+    def judges_usual(self) -> bool:
+        """Whether there is a usual error to hold taps against."""
+        return not self.profile.quantized and not self.profile.stated
+
     # --- walks
 
     def run(self, pixel_values: Array) -> None:
@@ -365,7 +370,7 @@ class Trial:
             message = _sentence(judgement) + self._about_integers(name, given)
             self._add(judgement, Finding(name, "fail", "error", message))
         else:
-            if judgement.test == "local" and _coarse(tolerance, expected):
+            if judgement.test == "local" and coarse(tolerance, expected):
                 self._coarse[name] = Coarse(len(self.judgements), expected.value, found, tolerance)
             self._add(judgement)
         return self._resumed(name, found)
@@ -527,7 +532,7 @@ class Trial:
                     self.findings.extend(odd)
             self.judgements[i] = judgement
 
-        if not self.profile.quantized and not self.profile.stated:
+        if self.judges_usual:
             self.walk_again(pixel_values, self.profile, "usual", visit)
         self._sort_findings()
 
@@ -556,7 +561,7 @@ class Trial:
             tolerance = np.zeros(expected.shape) if expected.error is None else expected.error
             if not (np.abs(found - expected.value) <= tolerance).all():
                 raise _TooFar
-            if profile != self.profile and _coarse(tolerance, expected):
+            if profile != self.profile and coarse(tolerance, expected):
                 raise _TooFar  # so wide a tolerance would explain anything
             if profile.store > PROFILES["fp32"].store and not representable(found, profile.store):
                 raise _TooFar
@@ -620,7 +625,8 @@ def _unmeasured(
     )
 
 
-def _coarse(tolerance: Array, expected: Bounded) -> bool:
+def coarse(tolerance: Array, expected: Bounded) -> bool:
+    """Whether a tolerance is too wide for its tap to say much."""
     limit = COARSE_REGION if any(not is_extra(name) for name in expected.spans) else COARSE
     return bool(tolerance.size) and not float(np.median(tolerance)) <= limit * root_mean_square(expected.value)
 

@@ -55,7 +55,7 @@ def test_every_layer_is_printed_on_demand(capsys, right):
 def test_json_is_the_report(capsys, wrong):
     code, document = run_json(capsys, "check", wrong, *SHIPPED)
     assert code == 4
-    assert document["schema"] == "npmobilevit.check/1"
+    assert document["schema"] == "npmobilevit.check/2"
     assert document["verdict"] == "fail"
     assert document["findings"][0]["tap"] == "mobilevit.conv_stem.convolution"
 

@@ -336,7 +336,7 @@ def test_json_holds_every_field(kind):
     assert text.isascii()
     document = json.loads(text, parse_constant=refuse)
     assert list(document)[:3] == ["schema", "version", "verdict"]
-    assert document["schema"] == "npmobilevit.check/1"
+    assert document["schema"] == "npmobilevit.check/2"
     assert document["version"] == version("npmobilevit")
     assert document["verdict"] == given.verdict
     assert set(document) == {"schema", "version", "verdict"} | {field.name for field in dataclasses.fields(given)}

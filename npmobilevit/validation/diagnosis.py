@@ -1,0 +1,353 @@
+"""Which mistake it is: what lies before a failing tap is run again under every mistake of the catalogue.
+
+A mistake explains a tap if with it the network makes of the port's own tensors what the port has, within the same
+tolerance as the truth is allowed, and if it leaves no more than a part of the difference. The smallest failing tap is
+tried under the whole catalogue; what explains it is tried on all others before the next is looked at. Where nothing
+explains a tap the answer is "unknown", with the mistakes that come nearest and with what can be seen of the difference.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from npmobilevit.ops.arrays import Array
+from npmobilevit.validation.bounds import Bounded, Tier
+from npmobilevit.validation.lazy import Lazy
+from npmobilevit.validation.mutants import CATALOGUE, Change, Mutant, Site
+from npmobilevit.validation.profiles import PROFILES
+from npmobilevit.validation.report import Diagnosis, Finding, NearMiss
+from npmobilevit.validation.structure import anomalies, differences
+from npmobilevit.validation.trial import UNUSUAL, Trial, coarse
+
+# Kinds of findings that a mistake of the catalogue may explain.
+SUSPECT = ("error", "shape", "non-finite")
+BELOW = ("structure", "screen")  # right taps with something odd about them
+
+# Of the difference, what an explanation may leave: rounding is part of a difference that is just beyond its tolerance.
+LEFT, LEFT_COARSE, LEFT_BELOW = 0.5, 0.1, 0.7
+
+NEAR = 0.6  # of the difference, left by what is called near
+MOST_NEAR = 3
+MOST_ALSO = 3
+MOST_UNKNOWN = 12  # taps that are tried under the whole catalogue without success
+MOST_IN_PAIRS = 10  # mistakes that are tried two at a time
+SEARCHES = 24  # steps of the search for a number
+VALUES = 24  # values of one mistake tried at a tap
+
+
+class Attempt(NamedTuple):
+    """One mistake, or several, tried on a tap.
+
+    `remaining` is the root mean square of what it leaves over that of the difference; infinite if it makes a tensor of
+    another shape, or none.
+    """
+
+    parts: tuple[tuple[Mutant, Any], ...]
+    explains: bool
+    remaining: float
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        return tuple(change for mutant, value in self.parts for change in mutant.make(value))
+
+    @property
+    def name(self) -> str:
+        return " + ".join(mutant.name for mutant, _ in self.parts)
+
+    @property
+    def description(self) -> str:
+        return "; and ".join(mutant.sentence(value) for mutant, value in self.parts)
+
+    @property
+    def fitted(self) -> bool:
+        return any(mutant.fitted for mutant, _ in self.parts)
+
+
+class _Enough(Exception):
+    """All taps of interest were visited."""
+
+
+def diagnosed(trial: Trial, pixel_values: Array, catalogue: Sequence[Mutant] = CATALOGUE) -> list[Finding]:
+    """The findings of a trial with their causes.
+
+    Parameters
+    ----------
+    trial : Trial
+        After its run.
+    pixel_values : array
+        What it ran on.
+    catalogue : sequence of Mutant
+
+    Returns
+    -------
+    list of Finding
+        In the same order. A tap that is right, but odd in a way that one mistake explains away, becomes a failure.
+    """
+    ward = _Ward(trial, pixel_values, catalogue)
+    causes = ward.explained({f.tap for f in trial.findings if f.kind in SUSPECT and f.severity == "fail"}, "fail")
+    if trial.judges_usual:
+        odd = {f.tap for f in trial.findings if f.kind in BELOW}
+        causes |= ward.explained(odd, "usual")
+    findings: list[Finding] = []
+    below: set[str] = set()  # taps whose oddities are explained together
+    for finding in trial.findings:
+        answer = causes.get(finding.tap)
+        if finding.kind in BELOW and answer is not None and answer.attempt is not None:
+            if finding.tap in below:
+                continue
+            below.add(finding.tap)
+        findings.append(_with_cause(finding, answer))
+    return findings
+
+
+class _Ward:
+    """The taps of one trial that want an explanation."""
+
+    def __init__(self, trial: Trial, pixel_values: Array, catalogue: Sequence[Mutant]) -> None:
+        self.trial = trial
+        self.pixel_values = pixel_values
+        self.catalogue = catalogue
+        self.sizes = {judgement.tap: math.prod(judgement.shape) for judgement in trial.judgements}
+
+    def explained(self, taps: set[str], tier: Tier) -> dict[str, _Answer]:
+        """What is found out about each tap."""
+        differences = self._differences(taps)
+        waiting = sorted(differences, key=lambda tap: self.sizes.get(tap, 0))
+        answers: dict[str, _Answer] = {}
+        unknown = 0
+        while waiting and unknown < MOST_UNKNOWN:
+            bench = _Bench(self, waiting.pop(0), differences, tier)
+            answer = bench.answer(waiting)
+            answers[bench.tap] = answer
+            if answer.attempt is None:
+                unknown += 1
+                continue
+            explained = bench.tried(answer.attempt.parts, waiting)
+            for tap, attempt in explained.items():
+                if attempt.explains:
+                    answers[tap] = answer._replace(attempt=attempt)
+            waiting = [tap for tap in waiting if tap not in answers]
+        return answers
+
+    def _differences(self, taps: set[str]) -> dict[str, float]:
+        """Root mean square of the port's difference at each tap; of the port's own values where that has no meaning."""
+        found: dict[str, float] = {}
+
+        def visit(tap: str, expected: Any, given: Array) -> None:
+            value = self.trial.settled(expected, given)
+            if value is not None:
+                found[tap] = _rms(given - value.value) if given.shape == value.shape else math.nan
+
+        self.visit(taps, visit, "fail", ())
+        return found
+
+    def visit(self, taps: Iterable[str], visit: Any, tier: Tier, changes: Sequence[Change]) -> None:
+        """Walk with changes, and visit some taps."""
+        left = set(taps)
+
+        def meet(tap: str, expected: Any, found: Array) -> None:
+            if tap in left:
+                left.remove(tap)
+                visit(tap, expected, found)
+                if not left:
+                    raise _Enough
+
+        try:
+            with np.errstate(all="ignore"):
+                self.trial.walk_again(self.pixel_values, self.trial.profile, tier, meet, changes=changes)
+        except _Enough:
+            pass
+        except (ValueError, TypeError, IndexError, ArithmeticError):
+            pass  # a mistake that cannot be made here, as shapes do not fit
+
+
+class _Answer(NamedTuple):
+    """What is found out about a tap."""
+
+    attempt: Attempt | None
+    also: tuple[str, ...] = ()
+    near: tuple[NearMiss, ...] = ()
+    seen: str = ""
+
+
+class _Bench:
+    """One tap, and the catalogue tried on it."""
+
+    def __init__(self, ward: _Ward, tap: str, differences: Mapping[str, float], tier: Tier) -> None:
+        self.ward = ward
+        self.tap = tap
+        self.differences = differences
+        self.tier = tier
+        self.bounded: Bounded | None = None
+        self.site: Site | None = None
+
+        def visit(tap: str, expected: Any, found: Array) -> None:
+            lazy = expected if isinstance(expected, Lazy) else Lazy(lambda x: x, (expected,))
+            self.bounded = ward.trial.settled(lazy, found)
+            if self.bounded is not None:
+                self.site = Site(tap, self.bounded.value, found, lazy, ward.trial.model.config)
+
+        ward.visit([tap], visit, tier, ())
+
+    def answer(self, others: Sequence[str]) -> _Answer:
+        """What explains the tap."""
+        if self.site is None or self.bounded is None:
+            return _Answer(None)
+        attempts = [attempt for mutant in self._applicable() for attempt in self._attempts(mutant)]
+        explaining = [attempt for attempt in attempts if attempt.explains] or list(self._pairs(attempts))
+        if explaining:
+            best = self._best(explaining, others)
+            also = dict.fromkeys(a.description for a in explaining if a.name != best.name and a.fitted == best.fitted)
+            return _Answer(best, tuple(also)[:MOST_ALSO])
+        nearest = sorted((a for a in attempts if a.remaining < NEAR), key=lambda a: a.remaining)
+        names: dict[str, NearMiss] = {}
+        for a in nearest:
+            names.setdefault(a.name, NearMiss(a.name, a.description, a.remaining))
+        tolerance = np.zeros(self.bounded.shape) if self.bounded.error is None else self.bounded.error
+        seen = differences(self.site.found, self.site.expected, tolerance) if self.tier == "fail" else ""
+        return _Answer(None, near=tuple(names.values())[:MOST_NEAR], seen=seen)
+
+    def _applicable(self) -> Iterator[Mutant]:
+        assert self.site is not None
+        for mutant in self.ward.catalogue:
+            try:
+                with np.errstate(all="ignore"):
+                    if not mutant.equivalent and mutant.applies_to(self.site):
+                        yield mutant
+            except (ValueError, TypeError, IndexError, ArithmeticError):
+                continue
+
+    def _attempts(self, mutant: Mutant) -> list[Attempt]:
+        """The mistake with each of its values, or with the number that is nearest."""
+        assert self.site is not None
+        attempts = []
+        for value in itertools.islice(self._values(mutant), VALUES):
+            attempts.append(self._try(((mutant, value),)))
+            if attempts[-1].explains and mutant.fitted:
+                return attempts
+        if mutant.continuous and attempts and not any(attempt.explains for attempt in attempts):
+            attempts += self._search(mutant, attempts)
+        return attempts
+
+    def _values(self, mutant: Mutant) -> Iterator[Any]:
+        assert self.site is not None
+        try:
+            with np.errstate(all="ignore"):
+                yield from mutant.values(self.site)
+        except (ValueError, TypeError, IndexError, ArithmeticError):  # nothing of the kind at this place
+            return
+
+    def _search(self, mutant: Mutant, attempts: Sequence[Attempt]) -> Iterator[Attempt]:
+        """Golden section for the number that leaves least, and the roundest number near it that explains."""
+        positive = [attempt for attempt in attempts if attempt.parts[0][1] > 0 and math.isfinite(attempt.remaining)]
+        if not positive:
+            return
+        start = math.log10(min(positive, key=lambda attempt: attempt.remaining).parts[0][1])
+        low, high = start - 1.5, start + 1.5
+        golden = (math.sqrt(5) - 1) / 2
+        inner = [high - golden * (high - low), low + golden * (high - low)]
+        left = [self._try(((mutant, 10**x),)).remaining for x in inner]
+        for _ in range(SEARCHES):
+            if left[0] <= left[1]:
+                high, inner = inner[1], [inner[1] - golden * (inner[1] - low), inner[0]]
+                left = [self._try(((mutant, 10 ** inner[0]),)).remaining, left[0]]
+            else:
+                low, inner = inner[0], [inner[1], inner[0] + golden * (high - inner[0])]
+                left = [left[1], self._try(((mutant, 10 ** inner[1]),)).remaining]
+        best = 10 ** ((low + high) / 2)
+        for digits in range(1, 8):
+            attempt = self._try(((mutant, float(f"{best:.{digits - 1}e}")),))
+            if attempt.explains or digits == 7:
+                yield attempt
+                return
+
+    def _pairs(self, attempts: Sequence[Attempt]) -> Iterator[Attempt]:
+        """Two mistakes at once: those that are nearest by themselves."""
+        usable = [a for a in attempts if math.isfinite(a.remaining) and not a.fitted]
+        nearest: dict[str, Attempt] = {}
+        for a in sorted(usable, key=lambda a: a.remaining):
+            nearest.setdefault(a.name, a)
+        chosen = list(nearest.values())[:MOST_IN_PAIRS]
+        for one, other in itertools.combinations(chosen, 2):
+            attempt = self._try((*one.parts, *other.parts))
+            if attempt.explains:
+                yield attempt
+
+    def _best(self, explaining: Sequence[Attempt], others: Sequence[str]) -> Attempt:
+        """That which explains most other taps; of equals, the one that leaves least."""
+        usual = [attempt for attempt in explaining if not attempt.fitted] or list(explaining)
+        if len({attempt.name for attempt in usual}) == 1:
+            return min(usual, key=lambda attempt: attempt.remaining)
+
+        def reach(attempt: Attempt) -> int:
+            return sum(other.explains for other in self.tried(attempt.parts, others).values())
+
+        return max(usual, key=lambda attempt: (reach(attempt), -round(attempt.remaining, 3)))
+
+    def _try(self, parts: tuple[tuple[Mutant, Any], ...]) -> Attempt:
+        return self.tried(parts, [self.tap]).get(self.tap, Attempt(parts, False, math.inf))
+
+    def tried(self, parts: tuple[tuple[Mutant, Any], ...], taps: Sequence[str]) -> dict[str, Attempt]:
+        """Mistakes tried on several taps."""
+        trial = self.ward.trial
+        found: dict[str, Attempt] = {}
+
+        def visit(tap: str, expected: Any, given: Array) -> None:
+            value = trial.settled(expected, given)
+            if value is None or value.shape != given.shape:
+                return
+            remaining = _rms(given - value.value) / (self.differences[tap] or math.inf)
+            if math.isnan(remaining):  # there was nothing to compare with
+                remaining = _rms(given - value.value) / _rms(given)
+            explains = self._within(value, given, remaining)
+            found[tap] = Attempt(parts, explains, remaining)
+
+        self.ward.visit(taps, visit, self.tier, Attempt(parts, False, math.inf).changes)
+        return found
+
+    def _within(self, value: Bounded, found: Array, remaining: float) -> bool:
+        tolerance = np.zeros(value.shape) if value.error is None else value.error
+        difference = np.abs(found - value.value)
+        difference[np.isnan(found) & np.isnan(value.value)] = 0
+        if self.tier == "fail":
+            allowed = LEFT_COARSE if coarse(tolerance, value) else LEFT
+            return remaining <= allowed and bool((difference <= tolerance).all())
+        systematic = self.ward.trial.profile.store or PROFILES["fp32"].store
+        return (
+            remaining <= LEFT_BELOW
+            and bool((difference <= UNUSUAL * tolerance).all())
+            and not anomalies(found, value.value, tolerance, systematic)
+        )
+
+
+def _rms(x: Array) -> float:
+    """Root mean square of the finite values."""
+    x = x[np.isfinite(x)]
+    return float(np.sqrt(np.square(x).mean())) if x.size else 0.0
+
+
+def _with_cause(finding: Finding, answer: _Answer | None) -> Finding:
+    if answer is None or finding.kind not in (*SUSPECT, *BELOW):
+        return finding
+    attempt = answer.attempt
+    if attempt is None:
+        if finding.kind in BELOW:
+            return finding
+        message = f"{finding.message}; {answer.seen}" if answer.seen else finding.message
+        return dataclasses.replace(finding, message=message, near=answer.near)
+    mutants = [mutant for mutant, _ in attempt.parts]
+    diagnosis = Diagnosis(
+        attempt.name,
+        attempt.description,
+        " ".join(mutant.consequence for mutant in mutants),
+        " ".join(mutant.fix for mutant in mutants),
+        attempt.remaining,
+        answer.also,
+    )
+    return dataclasses.replace(finding, severity="fail", cause=mutants[0].id, diagnosis=diagnosis)
