@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from seeded import random_weights
 
 from npmobilevit import models
 from npmobilevit.config import MobileViTConfig, expected_parameters
@@ -45,26 +46,6 @@ MODELS: Mapping[str | None, type[models.PreTrainedModel]] = {
 def tiny(**changes: Any) -> MobileViTConfig:
     """A config small enough for a forward pass in some milliseconds."""
     return MobileViTConfig(**{**TINY, **changes})
-
-
-def random_weights(
-    config: MobileViTConfig, head: Any = None, *, expand_output: bool = True, seed: int = 0, dtype: Any = np.float64
-) -> dict[str, np.ndarray]:
-    """Well-scaled weights; the same for every dtype, as all of them are float32 numbers."""
-    rng = np.random.default_rng(seed)
-    weights = {}
-    for name, shape in expected_parameters(config, head=head, expand_output=expand_output).items():
-        r = rng.standard_normal(shape)
-        if len(shape) > 1:
-            value = r * math.sqrt(1.6 / math.prod(shape[1:]))
-        elif name.endswith("running_var"):
-            value = np.exp(0.3 * r)
-        elif name.endswith("weight"):
-            value = 1 + 0.2 * r
-        else:
-            value = 0.1 * r
-        weights[name] = value.astype(np.float32).astype(dtype)
-    return weights
 
 
 def counters(weights: Mapping[str, np.ndarray], value: int = 0) -> dict[str, np.ndarray]:

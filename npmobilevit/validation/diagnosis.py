@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,16 +28,17 @@ from npmobilevit.validation.structure import anomalies, differences
 from npmobilevit.validation.trial import UNUSUAL, Trial, coarse
 
 # Kinds of findings that a mistake of the catalogue may explain.
-SUSPECT = ("error", "shape", "non-finite")
+SUSPECT = ("error", "shape", "non-finite", "layout")
 BELOW = ("structure", "screen")  # right taps with something odd about them
 
 # Of the difference, what an explanation may leave: rounding is part of a difference that is just beyond its tolerance.
-LEFT, LEFT_COARSE, LEFT_BELOW = 0.5, 0.1, 0.7
+LEFT, LEFT_COARSE, LEFT_BELOW = 0.5, 0.1, 0.9
+SOUND = 3.0  # z up to which nothing odd is left
 
 NEAR = 0.6  # of the difference, left by what is called near
 MOST_NEAR = 3
 MOST_ALSO = 3
-MOST_UNKNOWN = 12  # taps that are tried under the whole catalogue without success
+MOST_UNKNOWN = 2  # taps of one kind that are tried under the whole catalogue without success
 MOST_IN_PAIRS = 10  # mistakes that are tried two at a time
 SEARCHES = 24  # steps of the search for a number
 VALUES = 24  # values of one mistake tried at a tap
@@ -65,8 +68,9 @@ class Attempt(NamedTuple):
         return "; and ".join(mutant.sentence(value) for mutant, value in self.parts)
 
     @property
-    def fitted(self) -> bool:
-        return any(mutant.fitted for mutant, _ in self.parts)
+    def freedom(self) -> int:
+        """How little it takes to explain something in this way."""
+        return max(2 * mutant.by_shape + mutant.fitted for mutant, _ in self.parts)
 
 
 class _Enough(Exception):
@@ -118,16 +122,21 @@ class _Ward:
     def explained(self, taps: set[str], tier: Tier) -> dict[str, _Answer]:
         """What is found out about each tap."""
         differences = self._differences(taps)
-        waiting = sorted(differences, key=lambda tap: self.sizes.get(tap, 0))
+        # first what has another shape, in forward order, for what follows may come of it; then the cheapest
+        waiting = sorted(differences, key=lambda tap: 0 if math.isnan(differences[tap]) else self.sizes.get(tap, 0))
         answers: dict[str, _Answer] = {}
-        unknown = 0
-        while waiting and unknown < MOST_UNKNOWN:
-            bench = _Bench(self, waiting.pop(0), differences, tier)
-            answer = bench.answer(waiting)
-            answers[bench.tap] = answer
-            if answer.attempt is None:
-                unknown += 1
+        unknown: Counter[str] = Counter()
+        known: dict[str, Mutant] = {}  # of taps before
+        while waiting:
+            tap = waiting.pop(0)
+            if unknown[_kind(tap)] >= MOST_UNKNOWN:
                 continue
+            bench = _Bench(self, tap, differences, tier)
+            answers[tap] = answer = bench.answer(waiting, known.values())
+            if answer.attempt is None:
+                unknown[_kind(tap)] += 1
+                continue
+            known |= {mutant.name: mutant for mutant, _ in answer.attempt.parts}
             explained = bench.tried(answer.attempt.parts, waiting)
             for tap, attempt in explained.items():
                 if attempt.explains:
@@ -142,7 +151,8 @@ class _Ward:
         def visit(tap: str, expected: Any, given: Array) -> None:
             value = self.trial.settled(expected, given)
             if value is not None:
-                found[tap] = _rms(given - value.value) if given.shape == value.shape else math.nan
+                comparable = given.shape == value.shape and bool(np.isfinite(given).all())
+                found[tap] = _rms(given - value.value) if comparable else math.nan
 
         self.visit(taps, visit, "fail", ())
         return found
@@ -152,15 +162,15 @@ class _Ward:
         left = set(taps)
 
         def meet(tap: str, expected: Any, found: Array) -> None:
-            if tap in left:
-                left.remove(tap)
-                visit(tap, expected, found)
-                if not left:
-                    raise _Enough
+            left.discard(tap)
+            visit(tap, expected, found)
+            if not left:
+                raise _Enough
 
         try:
             with np.errstate(all="ignore"):
-                self.trial.walk_again(self.pixel_values, self.trial.profile, tier, meet, changes=changes)
+                profile = self.trial.profile
+                self.trial.walk_again(self.pixel_values, profile, tier, meet, only=left.copy(), changes=changes)
         except _Enough:
             pass
         except (ValueError, TypeError, IndexError, ArithmeticError):
@@ -195,15 +205,20 @@ class _Bench:
 
         ward.visit([tap], visit, tier, ())
 
-    def answer(self, others: Sequence[str]) -> _Answer:
-        """What explains the tap."""
+    def answer(self, others: Sequence[str], known: Iterable[Mutant]) -> _Answer:
+        """What explains the tap: of mistakes that explained others before, or of all."""
         if self.site is None or self.bounded is None:
             return _Answer(None)
-        attempts = [attempt for mutant in self._applicable() for attempt in self._attempts(mutant)]
-        explaining = [attempt for attempt in attempts if attempt.explains] or list(self._pairs(attempts))
+        for catalogue in (known, self.ward.catalogue):
+            attempts = [attempt for mutant in self._applicable(catalogue) for attempt in self._attempts(mutant)]
+            explaining = [attempt for attempt in attempts if attempt.explains]
+            if explaining:
+                break
+        if not explaining and self.tier == "fail":
+            explaining = list(self._pairs(attempts))
         if explaining:
             best = self._best(explaining, others)
-            also = dict.fromkeys(a.description for a in explaining if a.name != best.name and a.fitted == best.fitted)
+            also = dict.fromkeys(a.description for a in explaining if a.name != best.name and a.freedom == best.freedom)
             return _Answer(best, tuple(also)[:MOST_ALSO])
         nearest = sorted((a for a in attempts if a.remaining < NEAR), key=lambda a: a.remaining)
         names: dict[str, NearMiss] = {}
@@ -213,9 +228,9 @@ class _Bench:
         seen = differences(self.site.found, self.site.expected, tolerance) if self.tier == "fail" else ""
         return _Answer(None, near=tuple(names.values())[:MOST_NEAR], seen=seen)
 
-    def _applicable(self) -> Iterator[Mutant]:
+    def _applicable(self, catalogue: Iterable[Mutant]) -> Iterator[Mutant]:
         assert self.site is not None
-        for mutant in self.ward.catalogue:
+        for mutant in catalogue:
             try:
                 with np.errstate(all="ignore"):
                     if not mutant.equivalent and mutant.applies_to(self.site):
@@ -228,10 +243,12 @@ class _Bench:
         assert self.site is not None
         attempts = []
         for value in itertools.islice(self._values(mutant), VALUES):
+            if self.tier == "usual" and mutant.continuous and value != float(f"{value:.0e}"):
+                continue  # a free number explains a slope, whatever it comes from
             attempts.append(self._try(((mutant, value),)))
             if attempts[-1].explains and mutant.fitted:
                 return attempts
-        if mutant.continuous and attempts and not any(attempt.explains for attempt in attempts):
+        if self.tier == "fail" and mutant.continuous and attempts and not any(attempt.explains for attempt in attempts):
             attempts += self._search(mutant, attempts)
         return attempts
 
@@ -269,7 +286,7 @@ class _Bench:
 
     def _pairs(self, attempts: Sequence[Attempt]) -> Iterator[Attempt]:
         """Two mistakes at once: those that are nearest by themselves."""
-        usable = [a for a in attempts if math.isfinite(a.remaining) and not a.fitted]
+        usable = [a for a in attempts if math.isfinite(a.remaining) and not a.freedom]
         nearest: dict[str, Attempt] = {}
         for a in sorted(usable, key=lambda a: a.remaining):
             nearest.setdefault(a.name, a)
@@ -281,14 +298,18 @@ class _Bench:
 
     def _best(self, explaining: Sequence[Attempt], others: Sequence[str]) -> Attempt:
         """That which explains most other taps; of equals, the one that leaves least."""
-        usual = [attempt for attempt in explaining if not attempt.fitted] or list(explaining)
+        least = min(attempt.freedom for attempt in explaining)
+        usual = [attempt for attempt in explaining if attempt.freedom == least]
         if len({attempt.name for attempt in usual}) == 1:
             return min(usual, key=lambda attempt: attempt.remaining)
 
         def reach(attempt: Attempt) -> int:
             return sum(other.explains for other in self.tried(attempt.parts, others).values())
 
-        return max(usual, key=lambda attempt: (reach(attempt), -round(attempt.remaining, 3)))
+        def size(attempt: Attempt) -> int:  # in steps of a factor of about three
+            return round(2 * math.log10(attempt.remaining + 1e-12))
+
+        return max(usual, key=lambda attempt: (reach(attempt), -size(attempt)))
 
     def _try(self, parts: tuple[tuple[Mutant, Any], ...]) -> Attempt:
         return self.tried(parts, [self.tap]).get(self.tap, Attempt(parts, False, math.inf))
@@ -302,11 +323,12 @@ class _Bench:
             value = trial.settled(expected, given)
             if value is None or value.shape != given.shape:
                 return
-            remaining = _rms(given - value.value) / (self.differences[tap] or math.inf)
-            if math.isnan(remaining):  # there was nothing to compare with
-                remaining = _rms(given - value.value) / _rms(given)
-            explains = self._within(value, given, remaining)
-            found[tap] = Attempt(parts, explains, remaining)
+            whole = self.differences[tap]
+            if math.isnan(whole):  # the truth has another shape, or the port no number
+                whole = _rms(given)
+            remaining = _rms(given - value.value) / (whole or math.inf)
+            by_shape = math.isnan(self.differences[tap]) and any(mutant.by_shape for mutant, _ in parts)
+            found[tap] = Attempt(parts, by_shape or self._within(value, given, remaining), remaining)
 
         self.ward.visit(taps, visit, self.tier, Attempt(parts, False, math.inf).changes)
         return found
@@ -314,16 +336,21 @@ class _Bench:
     def _within(self, value: Bounded, found: Array, remaining: float) -> bool:
         tolerance = np.zeros(value.shape) if value.error is None else value.error
         difference = np.abs(found - value.value)
-        difference[np.isnan(found) & np.isnan(value.value)] = 0
         if self.tier == "fail":
             allowed = LEFT_COARSE if coarse(tolerance, value) else LEFT
-            return remaining <= allowed and bool((difference <= tolerance).all())
+            both_nan = np.isnan(found) & np.isnan(value.value)
+            return remaining <= allowed and bool(((difference <= tolerance) | both_nan).all())
         systematic = self.ward.trial.profile.store or PROFILES["fp32"].store
         return (
             remaining <= LEFT_BELOW
             and bool((difference <= UNUSUAL * tolerance).all())
-            and not anomalies(found, value.value, tolerance, systematic)
+            and not anomalies(found, value.value, tolerance, systematic, SOUND)
         )
+
+
+def _kind(tap: str) -> str:
+    """What a tap has in common with those of other layers."""
+    return re.sub(r"\d+", "*", tap)
 
 
 def _rms(x: Array) -> float:

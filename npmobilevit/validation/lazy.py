@@ -62,12 +62,17 @@ class Lazy:
         return Lazy(moved, (self, move))
 
     def calls(self) -> Iterator[Lazy]:
-        """This operation and those it rests on, the last first."""
-        yield self
-        for argument in self.arguments:
-            for x in argument if isinstance(argument, list | tuple) else (argument,):
-                if isinstance(x, Lazy):
-                    yield from x.calls()
+        """This operation and those it rests on, each once, the last first."""
+        seen: set[int] = set()
+        waiting: list[Any] = [self]
+        while waiting:
+            x = waiting.pop(0)
+            if isinstance(x, list | tuple):
+                waiting += x
+            elif isinstance(x, Lazy) and id(x) not in seen:
+                seen.add(id(x))
+                yield x
+                waiting += x.arguments
 
 
 def moved(x: Any, move: Callable[[Array], Array]) -> Any:

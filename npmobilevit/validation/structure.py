@@ -282,7 +282,9 @@ def _line(found: NDArray[Any], expected: Array, tolerance: Array, wrong: NDArray
 # faults below the tolerance
 
 
-def anomalies(found: NDArray[Any], expected: Array, usual: Array | None, systematic: float) -> list[Anomaly]:
+def anomalies(
+    found: NDArray[Any], expected: Array, usual: Array | None, systematic: float, above: float = REPORTED
+) -> list[Anomaly]:
     """Look for what the rounding errors of a sound implementation do not show.
 
     Parameters
@@ -295,11 +297,13 @@ def anomalies(found: NDArray[Any], expected: Array, usual: Array | None, systema
         single rows are not looked at.
     systematic : float
         Relative size of one rounding of a parameter: 2**-24 in float32, 2**-11 in float16, 2**-8 in bfloat16.
+    above : float
+        z from which an anomaly is reported.
 
     Returns
     -------
     list of Anomaly
-        Those with z > 6, the largest first; at most one of a kind. None if a value is not finite.
+        Those with a larger z, the largest first; at most one of a kind. None if a value is not finite.
 
     Notes
     -----
@@ -342,7 +346,7 @@ def anomalies(found: NDArray[Any], expected: Array, usual: Array | None, systema
     with np.errstate(all="ignore"):
         tensor = _Residuals.of(found, expected, usual, systematic)
         found_kinds = [*_shared(tensor), *_scattered(tensor)]
-    reported = (anomaly for anomaly in found_kinds if anomaly.z > REPORTED)
+    reported = (anomaly for anomaly in found_kinds if anomaly.z > above)
     return sorted(reported, key=lambda anomaly: -anomaly.z)
 
 

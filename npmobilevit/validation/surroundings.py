@@ -1,7 +1,8 @@
 """What lies before and after the network: the picture's way to pixel values, and the logits' way to a result.
 
 Each step is judged on the tensor that the port itself gave for the step before, so that a wrong step blames no later
-one. What a failing tensor shows is said in words where a cheap trial leaves no doubt about it.
+one. A failing tensor is tried under the mistakes of :mod:`npmobilevit.validation.mutants.pictures` and
+:mod:`npmobilevit.validation.mutants.results`.
 """
 
 from __future__ import annotations
@@ -15,19 +16,23 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from npmobilevit import ops
 from npmobilevit.config import MobileViTConfig
 from npmobilevit.errors import ImageError
 from npmobilevit.image_processing import MobileViTImageProcessor
-from npmobilevit.images import ImageSource, to_rgb
-from npmobilevit.label_maps import resized_parts
+from npmobilevit.images import ImageSource, read_stream, to_rgb
+from npmobilevit.label_maps import label_map, resized_parts
 from npmobilevit.ops.arrays import Array
-from npmobilevit.ops.resize import Sources, sources, sources_at
+from npmobilevit.ops.resize import Sources, sources
 from npmobilevit.pipeline import class_scores
-from npmobilevit.validation.comparing import compare, unmeasured
+from npmobilevit.validation.comparing import compare, root_mean_square, unmeasured
+from npmobilevit.validation.mutants.pictures import Stored, stored_picture
+from npmobilevit.validation.mutants.results import FUNCTIONS, RESULT_MUTANTS, Function, LabelMap, ResultMutant
 from npmobilevit.validation.profiles import BFLOAT16, FLOAT16, FLOAT32, Profile
-from npmobilevit.validation.report import Finding, Judgement, Test
+from npmobilevit.validation.report import Finding, Judgement, NearMiss, Test
+from npmobilevit.validation.retracing import LEFT, Explained, Scene, explained
 from npmobilevit.validation.structure import layout
+
+UNEXPLAINED = Explained()
 
 Judged: TypeAlias = list[tuple[Judgement, list[Finding]]]
 
@@ -42,12 +47,13 @@ STEPS: Mapping[str, str | None] = {
 
 BYTES = ("picture", "resized", "center_cropped")
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation of R, G, B
 SCORE_ROUNDINGS = 8  # of one exponential, the division and what is around them
 RESIZE_ROUNDINGS = 8  # of one blended value
 COORDINATE_ROUNDINGS = 4  # of a source coordinate: scale, product, difference
 TRIAL_PIXELS = 2**18  # of a mask, to try explanations on
 EXPLAINED = 0.01  # share of pixels that a rounding may decide otherwise in an explanation
+UNDECIDED = 0.1  # and share of those that it may leave open, as logits are equal there
+FEWEST_LABELS = 3  # that have to agree with an explanation
 
 
 def _judgement(
@@ -101,29 +107,34 @@ def judge_picture(
     Notes
     -----
     Bytes have to be equal, and so have values that only changed their order. Rescaled values may be two roundings
-    of the profile away: one of the factor 1/255, one of the result.
+    of the profile away: one of the factor 1/255, one of the result. What EXIF data, palettes and alpha channels have
+    to do with a difference can only be told of an image that still has them: of no array but (H, W) and (H, W, 4).
     """
-    before = _Before("picture", "the image", np.moveaxis(to_rgb(image), -1, 0)[None])
+    if hasattr(image, "read"):
+        image = read_stream(image)  # it is read again to explain a difference
+    before = _Before("image", "the image", np.moveaxis(to_rgb(image), -1, 0)[None], image)
     unit = max(profile.store, FLOAT32)
     judged: Judged = []
     for name in STEPS:
         if name in tensors:
             found = np.asarray(tensors[name])
-            judged.append(
-                _judged_step(_Step(name, before, processor, unit, scales.get(name, 0.0), frozenset(tensors)), found)
-            )
-            pixels = _picture(name, found)
-            if pixels is not None:
+            step = _Step(name, before, processor, unit, scales.get(name, 0.0), frozenset(tensors))
+            judgement, findings = _judged_step(step, found)
+            judged.append((judgement, findings))
+            is_explained = any(finding.cause for finding in findings)
+            pixels = _pixels(step, found)
+            if pixels is not None and pixels.shape[1] == 3 and (is_explained or not step.unusable(found)):
                 before = _Before(name, f"the port's own {name}", pixels)
     return judged
 
 
 class _Before(NamedTuple):
-    """The tensor that a step is judged on: its name, what it is in words, and its pixels (1, 3, H, W), RGB."""
+    """What a step is judged on: its name, also in words, its pixels (1, 3, H, W), RGB, and where these come from."""
 
     name: str
     words: str
     pixels: NDArray[Any]
+    source: ImageSource | None = None
 
 
 class _Step(NamedTuple):
@@ -139,9 +150,9 @@ class _Step(NamedTuple):
     @property
     def taken(self) -> tuple[str, ...]:
         """The steps that lead from the tensor before to this one, by the processor's settings."""
-        names = list(STEPS)
+        names = ["image", *STEPS]
         between = names[names.index(self.before.name) + 1 : names.index(self.name) + 1]
-        return tuple(name for name in between if getattr(self.processor, str(STEPS[name])))
+        return tuple(name for name in between if STEPS[name] is None or getattr(self.processor, str(STEPS[name])))
 
     @property
     def white(self) -> float:
@@ -161,50 +172,65 @@ class _Step(NamedTuple):
         pixels: NDArray[Any] = processor(self.before.pixels[0], input_data_format="channels_first")["pixel_values"]
         return pixels.astype(np.float64) * processor.rescale_factor if "rescaled" in self.taken else pixels
 
-    def tolerance(self, found: NDArray[Any], expected: Array) -> Array:
-        """Two roundings of what is rescaled, one of floats that change their type, none of anything else."""
+    def roundings(self, found: NDArray[Any]) -> int:
+        """Two of what is rescaled, one of floats that change their type, none of anything else."""
         before = self.before.pixels.dtype
         is_stored_anew = before.kind == "f" and found.dtype != before
-        roundings = 2 if "rescaled" in self.taken else 1 if is_stored_anew else 0
-        return roundings * self.unit * np.abs(expected) + self.step
+        return 2 if "rescaled" in self.taken else 1 if is_stored_anew else 0
+
+    def unusable(self, found: NDArray[Any]) -> str | None:
+        """Why a tensor cannot be compared with what is expected, in words."""
+        whole = self.name in BYTES and self.before.pixels.dtype.kind in "iu"
+        return _unusable(found, "iu" if whole else "iuf")
+
+    def explained(self, found: NDArray[Any], expected: NDArray[Any]) -> Explained:
+        """What is known of the cause of a difference."""
+        pixels, source = _pixels(self, found), self.before.source
+        if pixels is None:
+            return UNEXPLAINED
+        is_stored = source is not None and "picture" in self.taken
+        stored = Stored(self.before.pixels[0], stored_picture(source) if is_stored and source is not None else None)
+        roundings = self.roundings(found)
+        scene = Scene(stored, self.taken, self.name, self.processor, roundings, self.unit, self.step)
+        return explained(scene, pixels[0].astype(expected.dtype), expected[0])
 
 
 def _judged_step(step: _Step, found: NDArray[Any]) -> tuple[Judgement, list[Finding]]:
-    region = tuple(name for name in step.taken if name != step.name and name not in step.given)
-    fault = _unusable(step.name, found)
+    region = tuple(name for name in step.taken if name not in (step.name, "picture") and name not in step.given)
     try:
         # whole pictures are large, and float32 tells their bytes apart
         expected: Array = step.expected().astype(np.float32 if step.name in BYTES else np.float64)
     except ImageError as error:
-        if step.before.words == "the image":
+        if step.before.source is not None:
             raise
         fault = f"cannot be judged on {step.before.words}: {error}"
-    if fault:
         return _unmeasured(step.name, found.shape, region), [_failure(step.name, fault)]
-    tolerance = step.tolerance(found, expected)
+    tolerance = step.roundings(found) * step.unit * np.abs(expected) + step.step
     order = _axis_order(step.name, found.shape)
-    values, right, allowed = found.astype(expected.dtype), _laid(expected, order), _laid(tolerance, order)
-    if values.shape != right.shape:
-        seen = layout(values, expected, tolerance)
+    right, allowed = _laid(expected, order), _laid(tolerance, order)
+    fault = step.unusable(found) or ""
+    if not fault and found.shape != right.shape:
+        seen = layout(found, expected, tolerance)
         words = f": {seen.description}" if seen else ""
         fault = f"has the shape {found.shape} where {right.shape} is expected{words}"
-        return _unmeasured(step.name, found.shape, region), [_failure(step.name, fault)]
+    if fault:
+        finding = _failure(step.name, fault, why=step.explained(found, expected))
+        return _unmeasured(step.name, found.shape, region), [finding]
+    values = found.astype(expected.dtype)
     judgement = _judgement(step.name, values, right, allowed, region, "local" if tolerance.any() else "exact")
     if judgement.status == "right":
         return judgement, []
-    seen_words = next(_seen(step, _restored(values, order), expected, tolerance))
-    return judgement, [
-        _failure(step.name, f"is not what the image processor makes of {step.before.words}: {seen_words}")
-    ]
+    words = next(_seen(step, _restored(values, order), expected, tolerance))
+    fault = f"is not what the image processor makes of {step.before.words}: {words}"
+    return judgement, [_failure(step.name, fault, why=step.explained(found, expected))]
 
 
-def _failure(tap: str, message: str, kind: str = "preprocessing") -> Finding:
-    return Finding(tap, "fail", kind, message)
+def _failure(tap: str, message: str, kind: str = "preprocessing", why: Explained = UNEXPLAINED) -> Finding:
+    return Finding(tap, "fail", kind, message, why.cause, why.diagnosis, why.near)
 
 
-def _unusable(name: str, found: NDArray[Any]) -> str | None:
-    """Why a tensor cannot be compared with anything, in words."""
-    allowed = "iu" if name in BYTES else "iuf"
+def _unusable(found: NDArray[Any], allowed: str) -> str | None:
+    """Why a tensor cannot be compared with anything, in words; `allowed` are kinds of dtypes."""
     if found.dtype.kind not in allowed:
         return f"is of {found.dtype} where {'whole numbers' if allowed == 'iu' else 'numbers'} are expected"
     if not np.isfinite(found).all():
@@ -235,14 +261,13 @@ def _restored(pixels: NDArray[Any], order: str) -> NDArray[Any]:
     return pixels[None] if order == "CHW" else np.moveaxis(pixels, -1, 0)[None]
 
 
-def _picture(name: str, found: NDArray[Any]) -> NDArray[Any] | None:
-    """The pixels (1, 3, H, W) of a tensor; None if the next step cannot be judged on it."""
-    if _unusable(name, found) is not None or not found.size:
+def _pixels(step: _Step, found: NDArray[Any]) -> NDArray[Any] | None:
+    """The pixels (1, C, H, W) of a tensor; None if there are none."""
+    order = _axis_order(step.name, found.shape)
+    if _unusable(found, "iuf") is not None or not found.size or found.ndim != len(order):
         return None
-    order = _axis_order(name, found.shape)
-    if found.ndim != len(order) or found.shape[order.index("C")] != 3:
-        return None
-    return _restored(found, order)
+    pixels = _restored(found, order)
+    return pixels if len(pixels) == 1 else None
 
 
 # What a picture that differs shows. All pictures here are (1, 3, H, W).
@@ -253,45 +278,13 @@ def _seen(step: _Step, found: Array, expected: Array, tolerance: Array) -> Itera
     moved = layout(found, expected, tolerance)
     if moved is not None:
         yield moved.description
-    if step.white != 255:
-        yield from _values_seen(step, found, expected, tolerance)
+    for name, size in (("float16", FLOAT16), ("bfloat16", BFLOAT16)):
+        if step.white != 255 and _near(found, expected, size * np.abs(expected)):
+            yield f"its values are those expected, to the precision of {name}"
     yield from _shift_seen(found, expected, tolerance)
     grey = np.abs(found - expected) * (255 / step.white)
-    if step.white != 255 and "resized" in step.taken:
-        levels = found * (255 / step.white)
-        broken = np.abs(levels - np.round(levels)) > 0.02
-        if 0.3 < grey.max() <= 1 and broken.mean() > 0.25:
-            yield (
-                f"its values are no whole grey levels, and at most {grey.max():.2f} of one away: it was resized in "
-                "floating point without rounding to bytes"
-            )
     beyond = (np.abs(found - expected) > tolerance).any(axis=1)
     yield f"{np.count_nonzero(beyond)} of {beyond.size} pixels differ, by up to {grey.max():.3g} grey levels"
-
-
-def _values_seen(step: _Step, found: Array, expected: Array, tolerance: Array) -> Iterator[str]:
-    """Faults of the values' scale, also with the channels in the wrong order."""
-    factor, unit = step.processor.rescale_factor, step.unit
-    for channels, also in ((slice(None), ""), (slice(None, None, -1), ", and its channels are in reverse order")):
-        right, allowed = expected[:, channels], tolerance[:, channels] + unit * np.abs(expected[:, channels])
-        if _near(found * factor, right, allowed):
-            yield f"its values are not rescaled by {factor:.6g}{also}"
-        if _near(found / factor, right, allowed):
-            yield f"its values are rescaled by {factor:.6g} twice{also}"
-        for name, mean, deviation in _statistics():
-            if _near(found * deviation + mean, right, allowed + 4 * unit):
-                yield f"{name} were applied to its values, which have to be within 0..1{also}"
-    for name, size in (("float16", FLOAT16), ("bfloat16", BFLOAT16)):
-        if _near(found, expected, size * np.abs(expected)):
-            yield f"its values are those expected, to the precision of {name}"
-
-
-def _statistics() -> Iterator[tuple[str, Array, Array]]:
-    """Means and standard deviations that other networks' pictures are normalised with, (3, 1, 1) or numbers."""
-    mean, deviation = (np.array(values).reshape(3, 1, 1) for values in IMAGENET)
-    yield "ImageNet's mean and standard deviation", mean, deviation
-    yield "ImageNet's mean and standard deviation", mean[::-1], deviation[::-1]
-    yield "a mean and a standard deviation of 0.5", np.array(0.5), np.array(0.5)
 
 
 def _shift_seen(found: Array, expected: Array, tolerance: Array) -> Iterator[str]:
@@ -341,21 +334,21 @@ def judge_probabilities(logits: Array, probabilities: Any, config: MobileViTConf
     exponent is s itself, which acts on p by the factor 1 - p.
     """
     name, found = "probabilities", np.asarray(probabilities)
-    fault = _score_fault(logits) or _unusable(name, found)
+    fault = _score_fault(logits) or _unusable(found, "iuf")
     if not fault and found.shape != logits.shape:
         fault = f"has the shape {found.shape} where that of the logits, {logits.shape}, is expected"
     if fault:
         return [(_unmeasured(name, found.shape, test="local"), [_failure(name, fault, name)])]
     values = found.astype(np.float64)
-    is_softmax = class_scores(np.ones(2), config)[0] == 0.5  # the sigmoid of 1 is 0.73
+    function: Function = "softmax" if class_scores(np.ones(2), config)[0] == 0.5 else "sigmoid"  # that of 1 is 0.73
     expected = class_scores(logits, config)
-    tolerance = _score_tolerance(logits, expected, is_softmax, profile)
+    tolerance = _score_tolerance(logits, expected, function, profile)
     judgement = _judgement(name, values, expected, tolerance)
     findings = []
     if judgement.status == "wrong":
-        seen = next(_scores_seen(logits, values, is_softmax, profile))
-        function = "softmax" if is_softmax else "sigmoid"
-        findings.append(_failure(name, f"is not the {function} of the port's own logits: {seen}", name))
+        seen = _scores_seen(values, expected, tolerance, function)
+        why = _scores_explained(logits, values, expected, function, profile)
+        findings.append(_failure(name, f"is not the {function} of the port's own logits: {seen}", name, why))
     return [(judgement, findings)]
 
 
@@ -365,9 +358,9 @@ def _score_fault(logits: Array) -> str | None:
     return None
 
 
-def _score_tolerance(logits: Array, scores: Array, is_softmax: bool, profile: Profile) -> Array:
+def _score_tolerance(logits: Array, scores: Array, function: Function, profile: Profile) -> Array:
     store, n = max(profile.store, profile.accumulate), logits.shape[1]
-    if is_softmax:
+    if function == "softmax":
         below = np.abs(logits - logits.max(axis=1, keepdims=True))
         exponent = below + (scores * below).sum(axis=1, keepdims=True)
     else:
@@ -377,25 +370,42 @@ def _score_tolerance(logits: Array, scores: Array, is_softmax: bool, profile: Pr
     return tolerance
 
 
-def _scores_seen(logits: Array, found: Array, is_softmax: bool, profile: Profile) -> Iterator[str]:
+def _scores_seen(found: Array, expected: Array, tolerance: Array, function: Function) -> str:
     """In words what scores show that are not the expected ones."""
-    right, other = (ops.softmax, ops.sigmoid) if is_softmax else (ops.sigmoid, ops.softmax)
-    names = ("softmax", "sigmoid") if is_softmax else ("sigmoid", "softmax")
-    once = right(logits)
-    for words, of, scores, soft in (
-        (f"it is the {names[0]} of the {names[0]}, taken twice", once, right(once), is_softmax),
-        (f"it is the {names[1]}", logits, other(logits), not is_softmax),
-    ):
-        if _near(found, scores, 4 * _score_tolerance(of, scores, soft, profile)):
-            yield words
-    if np.array_equal(found, logits):
-        yield "it is the logits themselves"
     sums = found.sum(axis=1)
     row = int(np.abs(sums - 1).argmax())
-    difference = f"the largest difference is {np.abs(found - once).max():.3g}"
-    if is_softmax and abs(sums[row] - 1) > _score_tolerance(logits, once, True, profile)[row].sum():
-        yield f"it sums to {sums[row]:.6g} in row {row}, and not to 1; {difference}"
-    yield difference
+    difference = f"the largest difference is {np.abs(found - expected).max():.3g}"
+    if function == "softmax" and abs(sums[row] - 1) > tolerance[row].sum():
+        return f"it sums to {sums[row]:.6g} in row {row}, and not to 1; {difference}"
+    return difference
+
+
+def _scores_explained(logits: Array, found: Array, expected: Array, right: Function, profile: Profile) -> Explained:
+    explaining = []
+    for mutant in _mutants_of("probabilities"):
+        of, function = mutant.make(logits, right)
+        if of is logits and function == right:  # no mistake here
+            continue
+        scores = of if function is None else FUNCTIONS[function](of)
+        # of a function of a function, there are the roundings of both
+        tolerance = 4 * _score_tolerance(of, scores, function, profile) if function else np.zeros_like(of)
+        left = root_mean_square(found - scores) / root_mean_square(found - expected)
+        if left <= LEFT and _near(found, scores, tolerance):
+            explaining.append((mutant, left))
+    return _first_of(explaining)
+
+
+def _mutants_of(result: str) -> list[ResultMutant]:
+    return [mutant for mutant in RESULT_MUTANTS if mutant.result == result]
+
+
+def _first_of(explaining: list[tuple[ResultMutant, float]]) -> Explained:
+    """The first of some mistakes, with what each leaves of the difference."""
+    if not explaining:
+        return UNEXPLAINED
+    (mutant, left), *others = explaining
+    also = dict.fromkeys(other.description for other, _ in others if other.description != mutant.description)
+    return Explained.by([mutant], left, also)
 
 
 class _Worst(NamedTuple):
@@ -468,10 +478,11 @@ def judge_labels(logits: Array, labels: Any, config: MobileViTConfig) -> Judged:
     count = int(np.count_nonzero(wrong))
     worst = _Worst(count, (row, place)[: found.ndim], label, best, away or math.inf)
     message = (
-        f"{_shift_of_labels(logits, given)}picture {row}, place {place + 1} is {_named(label, config)}, and by the "
+        f"picture {row}, place {place + 1} is {_named(label, config)}, and by the "
         f"port's own logits {_named(best, config)}; {count} of {wrong.size} are wrong"
     )
-    return [(worst.judgement("labels", found.shape, logits), [_failure("labels", message, "labels")])]
+    why = _labels_explained(logits, given)
+    return [(worst.judgement("labels", found.shape, logits), [_failure("labels", message, "labels", why)])]
 
 
 def _label_fault(logits: Array, found: NDArray[Any]) -> str | None:
@@ -485,9 +496,12 @@ def _label_fault(logits: Array, found: NDArray[Any]) -> str | None:
     return None
 
 
-def _shift_of_labels(logits: Array, labels: NDArray[np.int64]) -> str:
-    shifts = {"every index is one too high: ": 1, "every index is one too low: ": -1}
-    return next((words for words, by in shifts.items() if not _misplaced(logits, labels - by).any()), "")
+def _labels_explained(logits: Array, labels: NDArray[np.int64]) -> Explained:
+    """One label may be the neighbour of the right one by chance, and then a mistake is near at most."""
+    fitting = [mutant for mutant in _mutants_of("labels") if not _misplaced(logits, mutant.make(labels)).any()]
+    if labels.size < FEWEST_LABELS:
+        return Explained(near=tuple(NearMiss(mutant.name, mutant.description, 0.0) for mutant in fitting))
+    return _first_of([(mutant, 0.0) for mutant in fitting])
 
 
 def _misplaced(logits: Array, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -505,16 +519,6 @@ def _misplaced(logits: Array, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
 def _named(label: int, config: MobileViTConfig) -> str:
     name = config.id2label.get(label)
     return f"{label} ({name})" if name is not None else f"{label}, which is no class"
-
-
-class _Mask(NamedTuple):
-    """Label maps (N, H, W), and where each of their pixels lies among the logits (N, K, h, w)."""
-
-    logits: Array
-    labels: NDArray[np.int64]
-    rows: Sources
-    columns: Sources
-    units: tuple[float, float]  # relative sizes of roundings, of values and of coordinates
 
 
 def judge_mask(logits: Array, mask: Any, target_size: tuple[int, int] | None, profile: Profile) -> Judged:
@@ -544,25 +548,29 @@ def judge_mask(logits: Array, mask: Any, target_size: tuple[int, int] | None, pr
     """
     found = np.asarray(mask)
     size = logits.shape[2:] if target_size is None else target_size
-    fault = _mask_fault(logits, found) or _mask_shape_fault(logits, found, size, profile)
+    fault, why = _mask_fault(logits, found), UNEXPLAINED
+    if not fault and found.shape not in ((len(logits), *size), size if len(logits) == 1 else None):
+        fault = f"has the shape {found.shape} where {(len(logits), *size)} is expected"
+        if found.ndim in (2, 3):
+            why = _mask_explained(_mask_of(logits, found, size, profile), 1.0)
     if fault:
-        return [(_unmeasured("mask", found.shape, test="local"), [_failure("mask", fault, "mask")])]
-    given = _mask_of(logits, found.reshape(-1, *size), size, profile)
+        return [(_unmeasured("mask", found.shape, test="local"), [_failure("mask", fault, "mask", why)])]
+    given = _mask_of(logits, found, size, profile)
     first, worst = _wrong_pixels(given)
     judgement = worst.judgement("mask", found.shape, logits, _mask_resolution(given))
     if not worst.beyond:
         return [(judgement, [])]
     message = (
-        f"{_mask_seen(given)}{worst.beyond} of {found.size} pixels have another class than the largest of the "
+        f"{worst.beyond} of {found.size} pixels have another class than the largest of the "
         f"{'logits' if size == logits.shape[2:] else 'resized logits'}, the first at {first[-found.ndim :]}"
     )
-    return [(judgement, [_failure("mask", message, "mask")])]
+    return [(judgement, [_failure("mask", message, "mask", _mask_explained(given, _share(given)))])]
 
 
-def _mask_of(logits: Array, labels: NDArray[Any], size: tuple[int, ...], profile: Profile) -> _Mask:
+def _mask_of(logits: Array, labels: NDArray[Any], size: tuple[int, ...], profile: Profile) -> LabelMap:
     rows, columns = (sources(logits.shape[2 + axis], size[axis], np.dtype(np.float64)) for axis in range(2))
     units = (0.0, 0.0) if size == logits.shape[2:] else (max(profile.store, profile.accumulate), profile.accumulate)
-    return _Mask(logits, labels.astype(np.int64), rows, columns, units)
+    return LabelMap(logits, labels.reshape(-1, *labels.shape[-2:]).astype(np.int64), rows, columns, units)
 
 
 def _mask_fault(logits: Array, found: NDArray[Any]) -> str | None:
@@ -573,65 +581,42 @@ def _mask_fault(logits: Array, found: NDArray[Any]) -> str | None:
     return None
 
 
-def _mask_shape_fault(logits: Array, found: NDArray[Any], size: tuple[int, ...], profile: Profile) -> str | None:
-    """What is wrong with the shape of a mask, in words, with the reason where a trial shows it."""
-    count = len(logits)
-    if found.shape == (count, *size) or (count == 1 and found.shape == size):
-        return None
-    fault = f"has the shape {found.shape} where {(count, *size)} is expected"
-    own = found.shape[-2:]
-    if own not in (size[::-1], logits.shape[2:]) or found.size != count * math.prod(own):
-        return fault
-    labels = found.reshape(count, *own)
-    if _share(_mask_of(logits, labels, own, profile)) <= EXPLAINED:
-        return (
-            f"{fault}: {'it was not resized' if own == logits.shape[2:] else 'the size was taken for (width, height)'}"
-        )
-    if own == size[::-1] and _share(_mask_of(logits, labels.transpose(0, 2, 1), size, profile)) <= EXPLAINED:
-        return f"{fault}: its rows and columns are exchanged"
-    return fault
+def _mask_explained(given: LabelMap, share: float) -> Explained:
+    """What makes of the logits the labels of a mask of which a share is wrong. Those of one class show nothing."""
+    if not given.labels.size or (given.labels == given.labels.flat[0]).all():
+        return UNEXPLAINED
+    least, explaining = min(EXPLAINED, share / 10), []
+    for mutant in _mutants_of("mask"):
+        made = mutant.make(given)
+        left = _share(made) if made.fits else 1.0
+        if left <= least and _differing(made) <= UNDECIDED:
+            explaining.append((mutant, left / share))
+    return _first_of(explaining)
 
 
-def _mask_seen(given: _Mask) -> str:
-    """In words what a mask with wrong pixels shows, if anything does."""
-    least = min(EXPLAINED, _share(given) / 10)
-    return next((f"{words}: " for words, mask in _explanations(given) if _share(mask) <= least), "")
+def _share(mask: LabelMap) -> float:
+    """Share of wrong pixels, of some."""
+    some = _some(mask)
+    return _wrong_pixels(some)[1].beyond / some.labels.size
 
 
-def _explanations(given: _Mask) -> Iterator[tuple[str, _Mask]]:
-    yield "every label is one too high", given._replace(labels=given.labels - 1)
-    yield "every label is one too low", given._replace(labels=given.labels + 1)
-    (height, width), lengths = given.labels.shape[1:], given.logits.shape[2:]
-    if height == width:
-        yield "its rows and columns are exchanged", given._replace(labels=given.labels.transpose(0, 2, 1))
-    for origin in (0.0, 0.5):  # torch counts from the corner of a pixel, Pillow from its centre
-        rows, columns = _nearest(lengths[0], height, origin), _nearest(lengths[1], width, origin)
-        nearest = given._replace(rows=rows, columns=columns)
-        yield "the labels were resized, to the nearest, and not the logits", nearest
-    rows, columns = _corner_aligned(lengths[0], height), _corner_aligned(lengths[1], width)
-    yield "the logits were resized with align_corners=True", given._replace(rows=rows, columns=columns)
+def _differing(mask: LabelMap) -> float:
+    """Share of labels, of some, that are not the first of the largest logits."""
+    some = _some(mask)
+    expected = [label_map(logits, some.rows, some.columns) for logits in some.logits]
+    return float(np.mean(np.stack(expected) != some.labels))
 
 
-def _nearest(length: int, out: int, origin: float) -> Sources:
-    index = np.minimum(np.floor((np.arange(out) + origin) * (length / out)).astype(np.intp), length - 1)
-    return Sources(index, index, np.zeros(out))
-
-
-def _corner_aligned(length: int, out: int) -> Sources:
-    return sources_at(np.arange(out) * ((length - 1) / max(out - 1, 1)), length, np.dtype(np.float64))
-
-
-def _share(mask: _Mask) -> float:
-    """Share of wrong pixels, of some at equal distances."""
+def _some(mask: LabelMap) -> LabelMap:
+    """Pixels of a mask at equal distances."""
     step = math.ceil(math.sqrt(math.prod(mask.labels.shape[1:]) / TRIAL_PIXELS))
     rows, columns = (
         Sources(axis.first[::step], axis.second[::step], axis.weight[::step]) for axis in (mask.rows, mask.columns)
     )
-    some = mask._replace(labels=mask.labels[:, ::step, ::step], rows=rows, columns=columns)
-    return _wrong_pixels(some)[1].beyond / some.labels.size
+    return mask._replace(labels=mask.labels[:, ::step, ::step], rows=rows, columns=columns)
 
 
-def _wrong_pixels(mask: _Mask) -> tuple[tuple[int, ...], _Worst]:
+def _wrong_pixels(mask: LabelMap) -> tuple[tuple[int, ...], _Worst]:
     """The first wrong pixel, and the worst with the number of them; part by part."""
     firsts, worsts = [], [_Worst()]
     for i, logits in enumerate(mask.logits):
@@ -646,7 +631,7 @@ def _wrong_pixels(mask: _Mask) -> tuple[tuple[int, ...], _Worst]:
 
 
 def _worst_of_part(
-    mask: _Mask, i: int, part: Array, at: tuple[NDArray[np.intp], NDArray[np.intp]], start: tuple[int, int]
+    mask: LabelMap, i: int, part: Array, at: tuple[NDArray[np.intp], NDArray[np.intp]], start: tuple[int, int]
 ) -> tuple[list[tuple[int, ...]], _Worst]:
     """The first wrong one, if there is one, and the worst of some pixels of a part (K, rows, columns) of picture i."""
     y, x = at[0] + start[0], at[1] + start[1]
@@ -670,7 +655,7 @@ def _largest_steps(logits: Array, axis: int) -> Array:
 
 
 def _resize_tolerance(
-    mask: _Mask, i: int, classes: NDArray[np.intp], y: NDArray[np.intp], x: NDArray[np.intp]
+    mask: LabelMap, i: int, classes: NDArray[np.intp], y: NDArray[np.intp], x: NDArray[np.intp]
 ) -> Array:
     """How far the resized logits of these classes at these pixels of picture i may be from the exact ones."""
     value, coordinate = mask.units
@@ -684,7 +669,7 @@ def _resize_tolerance(
     return RESIZE_ROUNDINGS * value * size + COORDINATE_ROUNDINGS * coordinate * moved
 
 
-def _mask_resolution(mask: _Mask) -> float:
+def _mask_resolution(mask: LabelMap) -> float:
     """The largest tolerance of any two logits, at most."""
     value, coordinate = mask.units
     steps = (mask.logits.shape[1 + axis] * _largest_steps(x, axis).max() for x in mask.logits for axis in (1, 2))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,7 +23,7 @@ from npmobilevit.validation.bounds import Arithmetic, Bounded, Deferred, Tier
 from npmobilevit.validation.candidates import Candidate
 from npmobilevit.validation.comparing import compare, root_mean_square, unmeasured
 from npmobilevit.validation.lazy import forced
-from npmobilevit.validation.mutants.changes import Change
+from npmobilevit.validation.mutants.changes import Change, enclosing
 from npmobilevit.validation.profiles import BFLOAT16, PROFILES, Profile
 from npmobilevit.validation.replay import Meet, replay, tap_names
 from npmobilevit.validation.report import Finding, Judgement, Test
@@ -110,6 +110,7 @@ class Trial:
         self._start_judgements: list[Judgement] = []
         self._start_findings: list[Finding] = []
         self._dumped_amiss = self._misplaced = False
+        self._keeps_shapes = True
         self._looked_up = 0
         # taps whose own values the next layer did not work on, and those it did (None: the expected ones)
         self._instead: dict[str, Array | None] = {}
@@ -204,7 +205,11 @@ class Trial:
 
     def run(self, pixel_values: Array) -> None:
         """Judge all taps; fills `judgements`, `findings`, `unchecked` and `complete`."""
-        wrong = self._judge_all(pixel_values, dumped_amiss=False)
+        try:
+            wrong = self._judge_all(pixel_values, dumped_amiss=False)
+        except ValueError:  # the port's tensors do not fit together: of wrong shapes, none is worked on
+            self._keeps_shapes = False
+            wrong = self._judge_all(pixel_values, dumped_amiss=False)
         # Values at another place may be a mistake of the dump or of the port: of the two, that which blames fewer.
         if self._misplaced and self._judge_all(pixel_values, dumped_amiss=True) >= wrong:
             self._judge_all(pixel_values, dumped_amiss=False)
@@ -242,6 +247,7 @@ class Trial:
         meet: Meet,
         seed: int | None = None,
         changes: Sequence[Change] = (),
+        known: Callable[[str], Any] = lambda name: None,
     ) -> None:
         generator = None if seed is None else np.random.default_rng(seed)
         arithmetic = Arithmetic(profile, tier, generator, step=lambda: self._step)
@@ -254,7 +260,7 @@ class Trial:
 
         self._step = self._step_after("pixel_values")
         start = Bounded(np.asarray(pixel_values, np.float64))
-        replay(self.model, start, arithmetic, step_on, errors, changes)
+        replay(self.model, start, arithmetic, step_on, errors, changes, known)
 
     def walk_again(
         self,
@@ -263,27 +269,48 @@ class Trial:
         tier: Tier,
         visit: Visit,
         *,
+        only: Collection[str] | None = None,
         seed: int | None = None,
         changes: Sequence[Change] = (),
     ) -> None:
-        """Walk as before, over the same tensors of the port, and visit the taps that it gave.
+        """Walk as before, over the same tensors of the port, and visit the taps that it gave, or some of them.
 
-        `visit` is told the tap, the lazy expected value, see :meth:`settled`, and the port's.
+        `visit` is told the tap, the lazy expected value, see :meth:`settled`, and the port's. Blocks without a tap to
+        visit are passed over.
         """
+        inside = None if only is None else {outer for tap in only for outer in enclosing(tap)}
+
+        def go_on(name: str, found: Array) -> Bounded:
+            self._last = found
+            return self._resumed(name, found)
 
         def meet(name: str, expected: Any) -> Any:
             given = self.given(name)
             if given is None or not name:
                 return self._resumed(name, forced(expected).value) if self._is_injected(name) else expected
             found = np.asarray(given, np.float64)
-            visit(name, expected, found)
-            if name in self._instead:
-                instead = self._instead[name]
-                return self._resumed(name, _whole(forced(expected)).value if instead is None else instead)
-            self._last = found
-            return self._resumed(name, found)
+            if only is None or name in only:
+                visit(name, expected, found)
+            if name not in self._instead:
+                return go_on(name, found)
+            instead = self._instead[name]
+            if instead is None or changes:
+                value = _whole(forced(expected)).value
+                # what does not belong there may be just what a mistake makes
+                made = bool(changes) and value.shape == found.shape and bool(np.isfinite(found).all())
+                instead = found if made else value if instead is None else instead
+            return self._resumed(name, instead)
 
-        self._walk(pixel_values, profile, tier, meet, seed, changes)
+        def known(name: str) -> Bounded | None:
+            if inside is None or name in inside:
+                return None
+            found = self._instead.get(name, self.given(name))
+            if found is None:
+                return None
+            self._step = self._step_after(name)
+            return go_on(name, np.asarray(found, np.float64))
+
+        self._walk(pixel_values, profile, tier, meet, seed, changes, known)
 
     def settled(self, expected: Any, found: Array) -> Bounded | None:
         """The value that `walk_again` tells of; None if it rests on a tap that could not be used."""
@@ -341,6 +368,10 @@ class Trial:
         expected = self._own_copy(expected, found)
         self._reached_end = True
         tolerance = np.zeros(expected.shape) if expected.error is None else expected.error
+        if found.shape != expected.shape and expected.tainted:  # another shape may come of another shape
+            self.unchecked.append(name)
+            self._instead[name] = None
+            return expected
         if found.shape != expected.shape:
             return self._misshapen(name, expected, found, tolerance)
         finite = np.isfinite(found)
@@ -414,15 +445,20 @@ class Trial:
         if seen is not None:
             text = f"the values are right, but {seen.description}: found shape {found.shape} for {expected.shape}"
             finding = Finding(name, "fail", "layout", text)
-            self._instead[name] = seen.restored
+            instead: Array | None = seen.restored
         else:
             text = f"expected shape {expected.shape}, found {found.shape}"
             finding = Finding(name, "fail", "shape", text)
-            self._instead[name] = None
+            instead = found if self._keeps_shapes and self._is_usable(found, expected.value) else None
+        self._instead[name] = instead
         self._add(_unmeasured(name, expected, found.shape), finding)
-        if seen is not None:
-            return self._resumed(name, seen.restored)
-        return self._resumed(name, expected.value, tainted=True)
+        return self._resumed(name, expected.value if instead is None else instead, tainted=instead is None)
+
+    def _is_usable(self, found: Array, expected: Array) -> bool:
+        """Whether the next layer can work on a tensor of another shape: maps of another size, more or fewer tokens."""
+        channel = {4: 1, 3: 2}.get(expected.ndim)
+        alike = channel is not None and found.ndim == expected.ndim and found.shape[channel] == expected.shape[channel]
+        return alike and found.size > 0 and bool(np.isfinite(found).all()) and self.injected is None
 
     def _not_finite(self, name: str, expected: Bounded, found: Array, finite: NDArray[np.bool_]) -> Bounded:
         mended = np.where(finite, found, expected.value)
@@ -468,11 +504,11 @@ class Trial:
         sums = {name: np.zeros_like(coarse.expected) for name, coarse in self._coarse.items()}
 
         def visit(name: str, x: Any, found: Array) -> None:
-            if name in sums and (value := self.settled(x, found)) is not None:
+            if (value := self.settled(x, found)) is not None:
                 sums[name] += np.square(value.value - self._coarse[name].expected)
 
         for seed in range(RUNS):
-            self.walk_again(pixel_values, self.profile, "sample", visit, seed=seed)
+            self.walk_again(pixel_values, self.profile, "sample", visit, only=sums, seed=seed)
         for name, coarse in self._coarse.items():
             variance = sums[name] / RUNS
             axes = tuple(range(2, variance.ndim)) if variance.ndim == 4 else tuple(range(variance.ndim - 1))
@@ -492,12 +528,12 @@ class Trial:
         proven: set[str] = set()
 
         def visit(name: str, x: Any, found: Array) -> None:
-            if name in wrong and (expected := self.settled(x, found)) is not None:
+            if (expected := self.settled(x, found)) is not None:
                 tolerance = 0.0 if expected.error is None else expected.error
                 if not (np.abs(found - expected.value) <= tolerance).all():
                     proven.add(name)
 
-        self.walk_again(pixel_values, self.profile, "proof", visit)
+        self.walk_again(pixel_values, self.profile, "proof", visit, only=wrong)
         self.judgements = [
             dataclasses.replace(judgement, proof=judgement.tap in proven) for judgement in self.judgements
         ]

@@ -20,7 +20,7 @@ to operators (``own``, ``s.ops``) and to :func:`moved`, :func:`raw` work on both
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,11 +29,11 @@ from numpy.typing import NDArray
 from npmobilevit.scope import OpTable
 from npmobilevit.validation.lazy import forced, moved
 
-__all__ = ["BLOCKS", "OPERATORS", "Change", "forced", "moved", "raw"]
+__all__ = ["BLOCKS", "OPERATORS", "Change", "enclosing", "forced", "moved", "raw"]
 
 OPERATORS = (*(op for op in OpTable._fields if op != "activations"), "activation")
-BLOCKS = (
-    "conv_layer", "inverted_residual", "mobilenet_layer", "linear_layer", "layer_norm", "self_attention", "attention",
+BLOCKS = (  # without layer_norm, which has the name of its operator and does nothing else
+    "conv_layer", "inverted_residual", "mobilenet_layer", "linear_layer", "self_attention", "attention",
     "transformer_layer", "transformer", "mobilevit_block", "encoder", "aspp_pooling", "aspp", "deeplabv3",
 )  # fmt: skip
 
@@ -66,3 +66,9 @@ def raw(x: Any) -> NDArray[Any]:
     if hasattr(x, "whole"):
         x = x.whole()
     return np.asarray(getattr(x, "value", x))
+
+
+def enclosing(node: str) -> Sequence[str]:
+    """The node and all nodes around it."""
+    parts = node.split(".")
+    return [".".join(parts[:count]) for count in range(len(parts), 0, -1)]

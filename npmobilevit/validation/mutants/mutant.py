@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from npmobilevit.config import MobileViTConfig
 from npmobilevit.ops.arrays import Array
 from npmobilevit.validation.lazy import Lazy
-from npmobilevit.validation.mutants.changes import Change, raw
+from npmobilevit.validation.mutants.changes import Change, enclosing, raw
 
 Mode: TypeAlias = Literal["taps", "taps + picture", "two runs", "adapter", "quantised"]
 MODES: tuple[Mode, ...] = ("taps", "taps + picture", "two runs", "adapter", "quantised")
@@ -86,6 +86,8 @@ class Mutant:
         Values with which to make the mistake.
     fitted : bool
         Whether the value is so free that a mistake without one is to be preferred.
+    by_shape : bool
+        Whether the shape of a tap is all that can be recognised, as the port has other weights than the checkpoint.
     equivalent : str
         Why nothing can see it, if so.
     """
@@ -101,6 +103,7 @@ class Mutant:
     continuous: bool = False
     examples: tuple[Any, ...] = (None,)
     fitted: bool = False
+    by_shape: bool = False
     equivalent: str = ""
 
     @property
@@ -134,10 +137,4 @@ def _concerns(change: Change, site: Site) -> bool:
     if calls and calls[0].op and change.target in {call.op for call in calls}:
         return any(change.is_at(call.node) for call in calls if call.op == change.target)
     nodes = {site.tap, *(call.node for call in calls)}
-    return any(change.is_at(outer) for node in nodes for outer in _enclosing(node))
-
-
-def _enclosing(node: str) -> Sequence[str]:
-    """The node and all around it."""
-    parts = node.split(".")
-    return [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
+    return any(change.is_at(outer) for node in nodes for outer in enclosing(node))
