@@ -46,7 +46,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 }
 
 # Only inside functions and for type checkers, so that importing the module stays cheap and the direction holds.
-LATE = {("config", "checkpoints"), ("image_processing", "checkpoints"), ("pytest_plugin", "validation")}
+LATE = {
+    ("config", "checkpoints"),
+    ("image_processing", "checkpoints"),
+    *(("pytest_plugin", unit) for unit in ("errors", "pipeline", "validation")),
+}
 
 FOREIGN = {
     "numpy": None,  # anywhere

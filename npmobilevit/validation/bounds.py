@@ -65,7 +65,7 @@ from npmobilevit.ops.resize import sources
 from npmobilevit.scope import OpTable
 from npmobilevit.validation.profiles import FLOAT32, Profile
 
-Tier: TypeAlias = Literal["proof", "fail", "usual", "sample", "S", "L"]
+Tier: TypeAlias = Literal["proof", "fail", "usual", "sample", "value", "S", "L"]
 
 LAMBDA = 6.8
 
@@ -212,8 +212,9 @@ class Arithmetic:
     Parameters
     ----------
     profile : Profile
-    tier : {"proof", "fail", "usual", "sample", "S", "L"}
-        "sample" has no errors, but adds random ones of the usual size to the values. "S" and "L" are no errors but
+    tier : {"proof", "fail", "usual", "sample", "value", "S", "L"}
+        "sample" has no errors, but adds random ones of the usual size to the values; "value" has none at all. "S" and
+        "L" are no errors but
         what they are made of, in units of the profile's `accumulate`, carried to the end of a region.
     generator : numpy Generator, optional
         For "sample".
@@ -290,6 +291,8 @@ class Arithmetic:
     ) -> Bounded:
         """The result of an operation on `inputs`: its own error, those `carried` through it, and its storage."""
         past = history(*inputs, roundings=terms.n)
+        if self.tier == "value":
+            return Bounded(value, None, *past)
         error = self._sum(self.own_error(value, terms, product=product), *carried)
         assert error is not None
         profile = self.profile
@@ -308,7 +311,7 @@ class Arithmetic:
         """A value as an operation reads it: float16 numbers that are too small for all digits are off by more than
         their share."""
         smallest = self.profile.smallest
-        if smallest < 2.0**-100:
+        if smallest < 2.0**-100 or self.tier == "value":
             return x
         error = self._sum(np.full(x.shape, smallest), x.error)
         return dataclasses.replace(x, error=error)
@@ -337,6 +340,9 @@ class Arithmetic:
         both = self._needs_both(True)
         S: Array = np.empty(0)
         L: Array = S
+        inputs = [x, weight] if bias is None else [x, weight, bias]
+        if self.tier == "value":
+            return self.made(inputs, value, Terms(n, S, L))
         if not self.squares or both:
             S = apply(np.abs(x.value), np.abs(weight.value), None if b is None else np.abs(b))
         if self.squares or both:
@@ -354,7 +360,6 @@ class Arithmetic:
                 carried.append(unsize(apply(size(x.error), size(weight.error), None)))
         if self.profile.quantized and not self.squares:
             carried.append(self._quantization(apply, x.value, weight.value))
-        inputs = [x, weight] if bias is None else [x, weight, bias]
         return self.made(inputs, value, Terms(n, S, L), *carried, product=True)
 
     @staticmethod

@@ -14,21 +14,22 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from npmobilevit.ops.arrays import Array
 from npmobilevit.validation.bounds import Bounded, Tier
 from npmobilevit.validation.lazy import Lazy
-from npmobilevit.validation.mutants import CATALOGUE, Change, Mutant, Site
+from npmobilevit.validation.mutants import CATALOGUE, Change, Mutant, Site, mutant_named
 from npmobilevit.validation.profiles import PROFILES
 from npmobilevit.validation.report import Diagnosis, Finding, NearMiss
 from npmobilevit.validation.structure import anomalies, differences
 from npmobilevit.validation.trial import UNUSUAL, Trial, coarse
 
 # Kinds of findings that a mistake of the catalogue may explain.
-SUSPECT = ("error", "shape", "non-finite", "layout")
+SUSPECT = ("error", "shape", "non-finite")
+MOVED = ("layout", "misnamed")  # of the dump, most likely
 BELOW = ("structure", "screen")  # right taps with something odd about them
 
 # Of the difference, what an explanation may leave: rounding is part of a difference that is just beyond its tolerance.
@@ -44,6 +45,9 @@ SEARCHES = 24  # steps of the search for a number
 VALUES = 24  # values of one mistake tried at a tap
 
 
+Parts: TypeAlias = tuple[tuple[Mutant, Any], ...]  # mistakes and their values
+
+
 class Attempt(NamedTuple):
     """One mistake, or several, tried on a tap.
 
@@ -51,7 +55,7 @@ class Attempt(NamedTuple):
     another shape, or none.
     """
 
-    parts: tuple[tuple[Mutant, Any], ...]
+    parts: Parts
     explains: bool
     remaining: float
 
@@ -94,7 +98,11 @@ def diagnosed(trial: Trial, pixel_values: Array, catalogue: Sequence[Mutant] = C
         In the same order. A tap that is right, but odd in a way that one mistake explains away, becomes a failure.
     """
     ward = _Ward(trial, pixel_values, catalogue)
-    causes = ward.explained({f.tap for f in trial.findings if f.kind in SUSPECT and f.severity == "fail"}, "fail")
+    suspects = {f.tap for f in trial.findings if f.kind in SUSPECT and f.severity == "fail"}
+    moved = [f.tap for f in trial.findings if f.kind in MOVED]
+    if ward.explained(set(moved[:1]), "fail").get(moved[0] if moved else "", _Answer(None)).attempt:
+        suspects.update(moved)
+    causes = ward.explained(suspects, "fail")
     if trial.judges_usual:
         odd = {f.tap for f in trial.findings if f.kind in BELOW}
         causes |= ward.explained(odd, "usual")
@@ -311,11 +319,17 @@ class _Bench:
 
         return max(usual, key=lambda attempt: (reach(attempt), -size(attempt)))
 
-    def _try(self, parts: tuple[tuple[Mutant, Any], ...]) -> Attempt:
-        return self.tried(parts, [self.tap]).get(self.tap, Attempt(parts, False, math.inf))
+    def _try(self, parts: Parts) -> Attempt:
+        """Mistakes tried on this tap; what is far off is not looked at twice."""
+        nothing = Attempt(parts, False, math.inf)
+        if self.tier == "fail":
+            glance = self.tried(parts, [self.tap], "value").get(self.tap, nothing)
+            if glance.remaining > LEFT and not glance.explains:
+                return glance
+        return self.tried(parts, [self.tap]).get(self.tap, nothing)
 
-    def tried(self, parts: tuple[tuple[Mutant, Any], ...], taps: Sequence[str]) -> dict[str, Attempt]:
-        """Mistakes tried on several taps."""
+    def tried(self, parts: Parts, taps: Sequence[str], tier: Tier | None = None) -> dict[str, Attempt]:
+        """Mistakes tried on several taps; in the tier "value" without a word on whether they explain them."""
         trial = self.ward.trial
         found: dict[str, Attempt] = {}
 
@@ -328,9 +342,10 @@ class _Bench:
                 whole = _rms(given)
             remaining = _rms(given - value.value) / (whole or math.inf)
             by_shape = math.isnan(self.differences[tap]) and any(mutant.by_shape for mutant, _ in parts)
-            found[tap] = Attempt(parts, by_shape or self._within(value, given, remaining), remaining)
+            explains = by_shape or (tier != "value" and self._within(value, given, remaining))
+            found[tap] = Attempt(parts, explains, remaining)
 
-        self.ward.visit(taps, visit, self.tier, Attempt(parts, False, math.inf).changes)
+        self.ward.visit(taps, visit, tier or self.tier, Attempt(parts, False, math.inf).changes)
         return found
 
     def _within(self, value: Bounded, found: Array, remaining: float) -> bool:
@@ -360,21 +375,23 @@ def _rms(x: Array) -> float:
 
 
 def _with_cause(finding: Finding, answer: _Answer | None) -> Finding:
-    if answer is None or finding.kind not in (*SUSPECT, *BELOW):
+    attempt = None if answer is None else answer.attempt
+    if answer is not None and attempt is not None and finding.kind in (*SUSPECT, *MOVED, *BELOW):
+        mutants = [mutant for mutant, _ in attempt.parts]
+        diagnosis = Diagnosis(
+            attempt.name,
+            attempt.description,
+            " ".join(mutant.consequence for mutant in mutants),
+            " ".join(mutant.fix for mutant in mutants),
+            attempt.remaining,
+            answer.also,
+        )
+        return dataclasses.replace(finding, severity="fail", cause=mutants[0].id, diagnosis=diagnosis)
+    if finding.kind in MOVED:
+        mutant = mutant_named("SYS-05")
+        diagnosis = Diagnosis(mutant.name, mutant.description, mutant.consequence, mutant.fix)
+        return dataclasses.replace(finding, cause=mutant.id, diagnosis=diagnosis)
+    if answer is None or finding.kind not in SUSPECT:
         return finding
-    attempt = answer.attempt
-    if attempt is None:
-        if finding.kind in BELOW:
-            return finding
-        message = f"{finding.message}; {answer.seen}" if answer.seen else finding.message
-        return dataclasses.replace(finding, message=message, near=answer.near)
-    mutants = [mutant for mutant, _ in attempt.parts]
-    diagnosis = Diagnosis(
-        attempt.name,
-        attempt.description,
-        " ".join(mutant.consequence for mutant in mutants),
-        " ".join(mutant.fix for mutant in mutants),
-        attempt.remaining,
-        answer.also,
-    )
-    return dataclasses.replace(finding, severity="fail", cause=mutants[0].id, diagnosis=diagnosis)
+    message = f"{finding.message}; {answer.seen}" if answer.seen else finding.message
+    return dataclasses.replace(finding, message=message, near=answer.near)

@@ -132,21 +132,22 @@ def in_float64(model: PreTrainedModel) -> PreTrainedModel:
 
 def replay(
     model: PreTrainedModel,
-    pixel_values: Bounded,
-    arithmetic: Arithmetic,
+    pixel_values: Any,
+    table: OpTable,
     meet: Meet,
     parameter_errors: Mapping[str, float] = MappingProxyType({}),
     changes: Sequence[Change] = (),
     known: Callable[[str], Any] = lambda name: None,
 ) -> None:
-    """Run a float64 model in another arithmetic, telling `meet` of every tap in forward order.
+    """Run a float64 model with other operators, telling `meet` of every tap in forward order.
 
     Parameters
     ----------
     model : PreTrainedModel
         In float64.
-    pixel_values : Bounded
-    arithmetic : Arithmetic
+    pixel_values : Bounded, or what else the operators work on
+    table : OpTable
+        Of an :class:`Arithmetic`, or the plain one.
     meet : callable
     parameter_errors : mapping of str to float
         How far the port's parameters may be from the model's; those left out are the same.
@@ -161,9 +162,9 @@ def replay(
         return value if error is None else Bounded(value, np.full(value.shape, error))
 
     weights: Any = {name: parameter(name, value) for name, value in model.parameters().items()}
-    scope = ReplayScope(weights, tap=meet, table=arithmetic.table(), meet=meet, changes=tuple(changes), known=known)
+    scope = ReplayScope(weights, tap=meet, table=table, meet=meet, changes=tuple(changes), known=known)
     with np.errstate(over="ignore", invalid="ignore"):  # a port's tensors may hold anything; what is not finite fails
-        model.forward(scope.of_node(""), pixel_values)  # type: ignore[arg-type]
+        model.forward(scope.of_node(""), pixel_values)
 
 
 def tap_names(model: PreTrainedModel) -> list[str]:
@@ -213,7 +214,7 @@ def _carried_terms(model: PreTrainedModel, pixels: Bounded, tier: Tier) -> dict[
             found[name] = bounded
         return Bounded(bounded.value)
 
-    replay(model, pixels, Arithmetic(_UNIT, tier), meet)
+    replay(model, pixels, Arithmetic(_UNIT, tier).table(), meet)
     return found
 
 

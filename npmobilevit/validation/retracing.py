@@ -25,6 +25,8 @@ from npmobilevit.validation.mutants.pictures import (
 )
 from npmobilevit.validation.report import Diagnosis, NearMiss
 
+Mutants = tuple[PictureMutant, ...]
+
 LEFT = 0.25  # of the difference that a mistake is to explain, what it may leave
 NEAR = 0.6  # and what is left by one that is called near
 MOST_NEAR = MOST_ALSO = 3
@@ -84,6 +86,7 @@ class Scene(NamedTuple):
             if min(size) < 1 or math.prod(size) > MAX_RESIZED_PIXELS:
                 raise ValueError
             pixels = way["sample"](pixels, size, way["filter"](processor))
+            pixels = pixels.astype(np.float32) if pixels.dtype == np.float64 else pixels  # many are kept
         return way["crop"](pixels, processor) if "center_cropped" in self.steps else pixels
 
     def affine(self, parts: Parts) -> Affine:
@@ -109,14 +112,15 @@ class Explained(NamedTuple):
 
     @classmethod
     def by(cls, mutants: Sequence[Any], remaining: float, also: Iterable[str] = ()) -> Explained:
-        """A mistake of a catalogue, or several at once."""
+        """A mistake of a catalogue, or several at once; `also` are descriptions of others that do as well."""
+        others = dict.fromkeys(other for other in also if other != described(mutants))
         diagnosis = Diagnosis(
             " + ".join(mutant.name for mutant in mutants),
             described(mutants),
             " ".join(dict.fromkeys(mutant.consequence for mutant in mutants)),
             " ".join(dict.fromkeys(mutant.fix for mutant in mutants)),
             remaining,
-            tuple(also)[:MOST_ALSO],
+            tuple(others)[:MOST_ALSO],
         )
         return cls(mutants[0].id, diagnosis)
 
@@ -150,12 +154,14 @@ def explained(scene: Scene, found: Array, expected: Array) -> Explained:
     fits = search.fits(0) or search.fits(1) or search.fits(2)
     if not fits:
         return Explained(near=search.near())
-    order = lambda fit: (round(fit[1], 2), [PICTURE_MUTANTS.index(mutant) for mutant in fit[0]])
-    (mutants, left), *others = sorted(fits, key=order)
+    (mutants, left), *others = sorted(fits, key=_preference)
     return Explained.by(mutants, left, (described(other) for other, _ in others))
 
 
-Mutants = tuple[PictureMutant, ...]
+def _preference(fit: tuple[Mutants, float]) -> tuple[float, list[int]]:
+    """What leaves less comes first, and then what stands first in the catalogue."""
+    mutants, left = fit
+    return round(left, 2), [PICTURE_MUTANTS.index(mutant) for mutant in mutants]
 
 
 class _Search:
@@ -215,8 +221,6 @@ class _Search:
         """The pixels that mistakes make; None if there are none."""
         key = tuple(mutant for mutant in mutants if not mutant.is_of_values)
         if key not in self._pixels:
-            if len(self._pixels) > len(PICTURE_MUTANTS):  # pairs come one after the other
-                self._pixels.popitem()
             try:
                 self._pixels[key] = self.scene.pixels(_parts(key))
             except ValueError:

@@ -384,8 +384,6 @@ def _scores_explained(logits: Array, found: Array, expected: Array, right: Funct
     explaining = []
     for mutant in _mutants_of("probabilities"):
         of, function = mutant.make(logits, right)
-        if of is logits and function == right:  # no mistake here
-            continue
         scores = of if function is None else FUNCTIONS[function](of)
         # of a function of a function, there are the roundings of both
         tolerance = 4 * _score_tolerance(of, scores, function, profile) if function else np.zeros_like(of)
@@ -404,8 +402,7 @@ def _first_of(explaining: list[tuple[ResultMutant, float]]) -> Explained:
     if not explaining:
         return UNEXPLAINED
     (mutant, left), *others = explaining
-    also = dict.fromkeys(other.description for other, _ in others if other.description != mutant.description)
-    return Explained.by([mutant], left, also)
+    return Explained.by([mutant], left, (other.description for other, _ in others))
 
 
 class _Worst(NamedTuple):

@@ -250,7 +250,7 @@ class Trial:
         known: Callable[[str], Any] = lambda name: None,
     ) -> None:
         generator = None if seed is None else np.random.default_rng(seed)
-        arithmetic = Arithmetic(profile, tier, generator, step=lambda: self._step)
+        table = Arithmetic(profile, tier, generator, step=lambda: self._step).table()
         errors = self.parameter_errors if profile.stated else {}
 
         def step_on(name: str, x: Any) -> Any:
@@ -260,7 +260,7 @@ class Trial:
 
         self._step = self._step_after("pixel_values")
         start = Bounded(np.asarray(pixel_values, np.float64))
-        replay(self.model, start, arithmetic, step_on, errors, changes, known)
+        replay(self.model, start, table, step_on, errors, changes, known)
 
     def walk_again(
         self,

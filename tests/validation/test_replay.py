@@ -38,7 +38,7 @@ def told(model, pixels=PIXELS, meet=lambda name, x: x, **options):
         seen.append((name, x.whole() if isinstance(x, Deferred) else x))
         return meet(name, x)
 
-    replay(model, Bounded(pixels), Arithmetic(FP32, "fail"), record, **options)
+    replay(model, Bounded(pixels), Arithmetic(FP32, "fail").table(), record, **options)
     return seen
 
 
@@ -300,7 +300,7 @@ def tolerances(model, taps):
         found[name] = forced(x).error
         return Bounded(taps[name].astype(np.float64))
 
-    replay(in_float64(model), Bounded(PIXELS), Arithmetic(FP32, "fail"), meet)
+    replay(in_float64(model), Bounded(PIXELS), Arithmetic(FP32, "fail").table(), meet)
     return found
 
 

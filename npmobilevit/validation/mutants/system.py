@@ -200,7 +200,7 @@ def fitted_dropout(found: Array, part: Array, *, least: int = 3) -> Iterator[Dro
         return
     share = round(1 - 1 / float(np.median(ratios[kept])), 3)
     zeros = np.count_nonzero(~kept)
-    likely = 5 * math.sqrt(ratios.size * max(share * (1 - share), 0)) + 1
+    likely = 4 * math.sqrt(ratios.size * max(share * (1 - share), 0)) + 1
     if not 0.005 <= share <= 0.9 or zeros < least or abs(zeros - share * ratios.size) > likely:
         return
     factor = 1 / (1 - share)
