@@ -54,7 +54,7 @@ LATE = {
 
 FOREIGN = {
     "numpy": None,  # anywhere
-    "PIL": {"images", "image_processing", "visual", "results", "pipeline", "cli"},
+    "PIL": {"images", "image_processing", "visual", "results", "pipeline", "validation", "cli"},
     "safetensors": {"checkpoints"},
     "huggingface_hub": {"checkpoints"},
     "pytest": {"pytest_plugin"},

@@ -34,7 +34,7 @@ from npmobilevit.validation.checking import Model, check
 from npmobilevit.validation.probes import PROBES, Probe
 from npmobilevit.validation.profiles import profile_named
 from npmobilevit.validation.replay import tap_names
-from npmobilevit.validation.report import Finding, Judgement, Report, Verdict, _plain, require_form
+from npmobilevit.validation.report import Finding, Judgement, Report, Verdict, plain, require_form
 
 Tensors: TypeAlias = dict[str, NDArray[Any]]
 Status: TypeAlias = Literal["pass", "screened", "fail", "not run"]
@@ -177,12 +177,12 @@ class BackendReport:
 
     def to_json(self) -> str:
         """One JSON document in ASCII; numbers as in :meth:`Report.to_json`."""
-        parts = [_plain(part) | {"status": part.status} for part in self.parts]
+        parts = [plain(part) | {"status": part.status} for part in self.parts]
         document = {
             "schema": SCHEMA,
             "version": version("npmobilevit"),
             "verdict": self.verdict,
-            "model": _plain(self.model),
+            "model": plain(self.model),
             "profile": self.profile,
             "parts": parts,
         }

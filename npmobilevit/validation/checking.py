@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npmobilevit.errors import BundleError, ConfigError
-from npmobilevit.images import ImageSource, to_rgb
+from npmobilevit.images import ImageSource, read_stream
 from npmobilevit.models import MobileViTForSemanticSegmentation, PreTrainedModel
 from npmobilevit.ops.arrays import Array
 from npmobilevit.pipeline import Pipeline, load
@@ -103,10 +103,10 @@ def check(
     if image is not None:
         if pipeline is None:
             raise ConfigError("image: a bare model has no image processor; pass a Pipeline or a name", "check-image")
-        picture = to_rgb(image)
+        source = read_stream(image) if hasattr(image, "read") else image  # it is read twice
         passed = {} if pixel_values is None else {"pixel_values": np.asarray(pixel_values)}
-        note(judge_picture({**passed, **given.tensors}, picture, pipeline.processor, declared, given.scales))
-        prepared = pipeline.pixel_values(picture)
+        note(judge_picture({**passed, **given.tensors}, source, pipeline.processor, declared, given.scales))
+        prepared = pipeline.pixel_values(source)
     start = trial.pixel_values(prepared if pixel_values is None else pixel_values)
     if image is None:
         findings += _beyond_range(start)

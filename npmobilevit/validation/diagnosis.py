@@ -41,6 +41,7 @@ MOST_NEAR = 3
 MOST_ALSO = 3
 MOST_UNKNOWN = 2  # taps of one kind that are tried under the whole catalogue without success
 MOST_IN_PAIRS = 10  # mistakes that are tried two at a time
+LARGE = 150  # operations in a region, from which on no numbers are searched for, nothing fitted and no pairs tried
 SEARCHES = 24  # steps of the search for a number
 VALUES = 24  # values of one mistake tried at a tap
 
@@ -222,7 +223,7 @@ class _Bench:
             explaining = [attempt for attempt in attempts if attempt.explains]
             if explaining:
                 break
-        if not explaining and self.tier == "fail":
+        if not explaining and self.looks_closer:
             explaining = list(self._pairs(attempts))
         if explaining:
             best = self._best(explaining, others)
@@ -235,6 +236,12 @@ class _Bench:
         tolerance = np.zeros(self.bounded.shape) if self.bounded.error is None else self.bounded.error
         seen = differences(self.site.found, self.site.expected, tolerance) if self.tier == "fail" else ""
         return _Answer(None, near=tuple(names.values())[:MOST_NEAR], seen=seen)
+
+    @property
+    def looks_closer(self) -> bool:
+        """Whether numbers are searched for, and pairs tried."""
+        assert self.site is not None
+        return self.tier == "fail" and sum(1 for _ in self.site.result.calls()) < LARGE
 
     def _applicable(self, catalogue: Iterable[Mutant]) -> Iterator[Mutant]:
         assert self.site is not None
@@ -256,7 +263,7 @@ class _Bench:
             attempts.append(self._try(((mutant, value),)))
             if attempts[-1].explains and mutant.fitted:
                 return attempts
-        if self.tier == "fail" and mutant.continuous and attempts and not any(attempt.explains for attempt in attempts):
+        if self.looks_closer and mutant.continuous and attempts and not any(attempt.explains for attempt in attempts):
             attempts += self._search(mutant, attempts)
         return attempts
 

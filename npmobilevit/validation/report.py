@@ -79,7 +79,8 @@ class Finding:
         Only "fail" decides the verdict.
     kind : str
         Stable name of what was found: "error", "shape", "layout", "misnamed", "non-finite", "extra", "screen",
-        "shared", "structure", "preprocessing", "probabilities", "labels", "mask".
+        "shared", "structure", "preprocessing", "probabilities", "labels", "mask"; of a backend besides "raised",
+        "result", "in-place", "unsteady", "state".
     message : str
         One sentence.
     cause : str or None
@@ -230,7 +231,7 @@ class Report:
         """
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         document = {"schema": SCHEMA, "version": version("npmobilevit"), "verdict": self.verdict, **fields}
-        return json.dumps(_plain(document), indent=2, allow_nan=False)
+        return json.dumps(plain(document), indent=2, allow_nan=False)
 
     def to_html(self) -> str:
         """One page that needs nothing else, in ASCII: no other file, no network, and JavaScript only to sort and to
@@ -284,14 +285,14 @@ def require_form(path: str | os.PathLike[str]) -> str:
     return FORMS[suffix]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """What JSON can hold: our objects as dicts, numbers of NumPy as Python's, and strings for what is not finite."""
     if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

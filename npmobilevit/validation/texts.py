@@ -232,7 +232,7 @@ def causes_of(finding: Finding) -> list[str]:
         return [f"cause: {finding.diagnosis.mutant}, {finding.diagnosis.description}{also}"]
     if finding.cause is not None:
         return [f"cause: {finding.cause}"]
-    if finding.severity != "fail" or finding.kind not in ("error", "shape", "non-finite"):
+    if finding.severity != "fail" or (finding.kind not in ("error", "shape", "non-finite") and not finding.near):
         return []
     near = [
         f"{miss.mutant}, {miss.description} (leaves {miss.remaining:.0%} of the difference)" for miss in finding.near
