@@ -3,11 +3,12 @@
     pip install torch==2.13.0 transformers==5.23.0    # group `framework` of pyproject.toml
     python tools/injected_mistakes.py --workers 2 --output reference/measured/injected_mistakes.json
     python tools/injected_mistakes.py --only "^ATT"
+    python tools/injected_mistakes.py --unseen --output reference/measured/unseen_mistakes.json
 
 Each port runs on one picture of 224x224 and on two of 203x157, and is checked with all its taps and with those at the
 level of modules alone. Its mistake is found if the check fails, and placed if the taps that fail are those at which
-it is. It is named if each of these is given the id of a mistake that was made, and misnamed if one is given another. The
-tool fails if a mistake is missed, misplaced or misnamed, or if another tap is blamed.
+it is. It is named if each of these is given the id of a mistake that was made, and misnamed if one is given another.
+The tool fails if a mistake is missed, misplaced or misnamed, or if another tap is blamed.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import ports
 import torch
 from faulty_ports import MISTAKES, Mistake, Shapes
 from negative_controls import versions
+from unseen_mistakes import UNSEEN
 
 from npmobilevit.validation import check
 
@@ -42,7 +44,7 @@ NETWORKS = {"classification": "xx-small", "segmentation": f"xx-small{ports.SEGME
 LEVELS = ("all", "modules")
 TRIPLES = 5
 SAME = {"NRM-12": "NRM-01"}  # a normalisation folded with a wrong eps, and one with that eps, are the same numbers
-BY_ID = {mistake.id: mistake for mistake in MISTAKES}
+BY_ID = {mistake.id: mistake for mistake in (*MISTAKES, *UNSEEN)}
 
 
 class Trial(NamedTuple):
@@ -64,6 +66,15 @@ def shapes(task: str, height: int, width: int, batch: int) -> Shapes:
     """Of the taps of the right network."""
     x = np.zeros((batch, 3, height, width), np.float32)
     return faulty_ports.shapes_of(ports.run(ports.PORTS[0], ports.network(NETWORKS[task]).theirs, x))
+
+
+def unseen_trials() -> Iterator[Trial]:
+    """Every mistake that the catalogue has not, on every input that can show it, in every network that can have it."""
+    for task, given in itertools.product(NETWORKS, INPUTS):
+        taps = shapes(task, *given)
+        for mistake, level in itertools.product(UNSEEN, LEVELS):
+            if mistake.task in (None, task) and mistake.where(taps):
+                yield Trial((mistake.id,), task, *given, level)
 
 
 def trials() -> Iterator[Trial]:
@@ -149,10 +160,12 @@ def line(result: Json) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=1, help="processes, each with one thread")
+    parser.add_argument("--unseen", action="store_true", help="those of unseen_mistakes.py, which have no row")
     parser.add_argument("--only", default="", help="regular expression: mistakes/task/size/level")
     parser.add_argument("--output", type=Path, help="write the results there, as JSON")
     arguments = parser.parse_args()
-    planned = [trial for trial in trials() if re.search(arguments.only, trial.name)]
+    every = unseen_trials() if arguments.unseen else trials()
+    planned = [trial for trial in every if re.search(arguments.only, trial.name)]
     results = []
     with ProcessPoolExecutor(arguments.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         for result in pool.map(perform, planned):

@@ -137,7 +137,10 @@ class _Ward:
         unknown: Counter[str] = Counter()
         known: dict[str, Mutant] = {}  # of taps before
         while waiting:
-            tap = waiting.pop(0)
+            tap = waiting[0]
+            if unknown[_kind(tap)]:  # a smaller one is unknown: what is fitted wants many elements
+                tap = [other for other in waiting if _kind(other) == _kind(tap)][-1]
+            waiting.remove(tap)
             if unknown[_kind(tap)] >= MOST_UNKNOWN:
                 continue
             bench = _Bench(self, tap, differences, tier)
