@@ -138,12 +138,14 @@ def pixel_values(given: str) -> NDArray[np.float32]:
     return np.concatenate([processor.preprocess(picture)["pixel_values"] for picture in pictures[:count]])
 
 
-def changed_taps(model: PreTrainedModel, x: NDArray[Any], changes: tuple[Change, ...]) -> tuple[list[str], float]:
+def changed_taps(
+    model: PreTrainedModel, x: NDArray[Any], changes: tuple[Change, ...], profile: str
+) -> tuple[list[str], float]:
     """The taps that are not, in float64, what the taps before them should have become, and by how many tolerances of
-    float32 they are off at most."""
+    the profile they are off at most."""
     exact = in_float64(model)
     x = x.astype(np.float64)
-    trial = ValidationTrial(exact, read_candidate(run_changed(exact, x, changes)), PROFILES["fp32"])
+    trial = ValidationTrial(exact, read_candidate(run_changed(exact, x, changes)), PROFILES[profile])
     trial.run(x)
     off = [j for j in trial.judgements if j.status == "wrong" or j.error > 1e-11 * j.scale]
     return [j.tap for j in off], max((j.ratio for j in off), default=0.0)
@@ -157,7 +159,7 @@ def perform(trial: Trial) -> Json:
     try:
         changes = mutant.make(mutant.examples[trial.example])
         dump = run_changed(model, x, changes, **OPERATORS[trial.profile])
-        places, largest = changed_taps(model, x, changes)
+        places, largest = changed_taps(model, x, changes, trial.profile)
     except ValueError as error:
         return {**result, "impossible": str(error)}  # shapes that this network does not have
     report = check(dump, model, profile=trial.profile)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -113,8 +114,9 @@ def check(
     if pixel_values is not None:
         trial.judge_start(network.check_pixel_values(pixel_values))
     trial.run(start)
-    judgements += trial.judgements
-    findings += diagnosed(trial, start)
+    diagnoses = diagnosed(trial, start)
+    judgements += [_with_status(judgement, diagnoses) for judgement in trial.judgements]
+    findings += diagnoses
 
     results, unjudged = _judged_results(trial, given.tensors, network, target_size, declared)
     note(results)
@@ -140,6 +142,12 @@ def check(
         unchecked=(*trial.unchecked, *unjudged),
         complete=trial.complete,
     )
+
+
+def _with_status(judgement: Judgement, findings: list[Finding]) -> Judgement:
+    """A tap that is only odd, but odd in the way of a known mistake, is wrong."""
+    explained = judgement.status == "unusual" and any(f.tap == judgement.tap and f.severity == "fail" for f in findings)
+    return dataclasses.replace(judgement, status="wrong") if explained else judgement
 
 
 def _judged_results(
