@@ -14,7 +14,7 @@ import npmobilevit as nm
 from npmobilevit import ops
 from npmobilevit.errors import BundleError, ConfigError, ShapeError
 from npmobilevit.scope import OpTable, Scope
-from npmobilevit.validation import check
+from npmobilevit.validation import check, checking
 
 BLOCK = "mobilevit.encoder.layer.2"
 LAYER = f"{BLOCK}.transformer.layer.0"
@@ -44,6 +44,16 @@ def x():
 @pytest.fixture(scope="module")
 def honest(model, x):
     return dump(model, x)
+
+
+@pytest.fixture
+def without_names(monkeypatch):
+    """Judge without trying the catalogue, which takes its time on large regions; tests/validation/test_diagnosis.py
+    has the names."""
+    monkeypatch.setattr(checking, "diagnosed", lambda trial, _pixel_values: trial.findings)
+
+
+unnamed = pytest.mark.usefixtures("without_names")
 
 
 def failing(report):
@@ -202,6 +212,7 @@ def test_an_error_of_several_times_the_usual_is_unusual(model, honest):
     assert findings_of(report, "logits") == {"screen"}
 
 
+@unnamed
 def test_a_coarse_region_is_calibrated_and_a_small_mistake_found_there(model, x, honest):
     """Certified, the tolerance of all that lies between two stages would let it pass."""
     stages = ("pixel_values", "mobilevit.encoder.layer.2", "mobilevit.encoder.layer.3", "logits")
@@ -230,12 +241,14 @@ def test_taps_that_are_missing_widen_the_region(model, x, honest):
     assert next(j for j in report.judgements if j.tap == f"{BLOCK}.downsampling_layer.conv_3x3").test == "local"
 
 
+@unnamed
 def test_a_mistake_within_a_region_is_found_at_its_end(model, x):
     taps = dump(model, x, batch_norm=lambda x, **k: ops.batch_norm(x, **k, eps=1e-3))
     some = {name: value for name, value in taps.items() if name in ("pixel_values", "mobilevit.conv_stem", "logits")}
     assert failing(check(some, model))[0] == "mobilevit.conv_stem"
 
 
+@unnamed
 def test_the_ends_alone_are_screened(model, x, honest):
     ends = {name: honest[name] for name in ("pixel_values", "logits")}
     report = check(ends, model)
@@ -418,6 +431,7 @@ def test_a_float32_port_passes_on_recorded_float64_inputs(model, x):
         )
 
 
+@unnamed
 def test_layers_that_ran_alone_are_judged_on_the_recorded_tensors_before_them(model, x):
     golden = dump(model, x)
     names = [f"{BLOCK}.conv_kxk.normalization", f"{LAYER}.attention.attention.query", f"{LAYER}.intermediate.dense"]
@@ -445,6 +459,7 @@ def test_tf32_undeclared_is_recognised(model, x):
 
 
 @pytest.mark.parametrize(("profile", "narrow"), [("bf16", cut_to(8)), ("fp16", float16)])
+@unnamed
 def test_half_precision_is_recognised(model, x, profile, narrow):
     taps = dump(model, x, **stored(narrow))
     report = check(taps, model)
@@ -453,6 +468,7 @@ def test_half_precision_is_recognised(model, x, profile, narrow):
     assert check(taps, model, profile=profile).passed
 
 
+@unnamed
 def test_a_mistake_is_no_arithmetic(model, x):
     operators, _ = MISTAKES["two heads for four"]
     taps = dump(model, x, **operators)
@@ -589,7 +605,7 @@ def test_all_taps_of_an_xx_small_port_take_little_memory():
     setup = """
 import numpy as np, npmobilevit as nm
 from npmobilevit.scope import OpTable, Scope
-from npmobilevit.validation import check
+from npmobilevit.validation import check, checking
 pipeline = nm.load("cifar10-xx-small")
 taps = pipeline.network.taps(np.random.default_rng(0).random((1, 3, 256, 256), np.float32))
 """
