@@ -101,9 +101,7 @@ def diagnosed(trial: Trial, pixel_values: Array, catalogue: Sequence[Mutant] = C
     ward = _Ward(trial, pixel_values, catalogue)
     suspects = {f.tap for f in trial.findings if f.kind in SUSPECT and f.severity == "fail"}
     moved = [f.tap for f in trial.findings if f.kind in MOVED]
-    if ward.explained(set(moved[:1]), "fail").get(moved[0] if moved else "", _Answer(None)).attempt:
-        suspects.update(moved)
-    causes = ward.explained(suspects, "fail")
+    causes = ward.explained(suspects.union(moved), "fail", briefly=moved[1:])
     if trial.judges_usual:
         odd = {f.tap for f in trial.findings if f.kind in BELOW}
         causes |= ward.explained(odd, "usual")
@@ -128,18 +126,18 @@ class _Ward:
         self.catalogue = catalogue
         self.sizes = {judgement.tap: math.prod(judgement.shape) for judgement in trial.judgements}
 
-    def explained(self, taps: set[str], tier: Tier) -> dict[str, _Answer]:
-        """What is found out about each tap."""
+    def explained(self, taps: set[str], tier: Tier, briefly: Sequence[str] = ()) -> dict[str, _Answer]:
+        """What is found out about each tap; of some `briefly`, whether it is what others turned out to be."""
         differences = self._differences(taps)
         # first what has another shape, in forward order, for what follows may come of it; then the cheapest
         waiting = sorted(differences, key=lambda tap: 0 if math.isnan(differences[tap]) else self.sizes.get(tap, 0))
         answers: dict[str, _Answer] = {}
         unknown: Counter[str] = Counter()
         known: dict[str, Mutant] = {}  # of taps before
-        while waiting:
-            tap = waiting[0]
+        while whole := [tap for tap in waiting if tap not in briefly]:
+            tap = whole[0]
             if unknown[_kind(tap)]:  # a smaller one is unknown: what is fitted wants many elements
-                tap = [other for other in waiting if _kind(other) == _kind(tap)][-1]
+                tap = [other for other in whole if _kind(other) == _kind(tap)][-1]
             waiting.remove(tap)
             if unknown[_kind(tap)] >= MOST_UNKNOWN:
                 continue
