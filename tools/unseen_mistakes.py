@@ -96,7 +96,7 @@ UNSEEN: tuple[Mistake, ...] = (
     ),
     mistake(
         2, "residuals weakened by the root of two",
-        every(MobileViTInvertedResidual, compute(weaken_residual)), at(r"encoder\.layer\.1\.layer\.[12]"),
+        every(MobileViTInvertedResidual, compute(weaken_residual)), at(r"encoder\.layer\.(0\.layer\.0|1\.layer\.[12])"),
     ),
     mistake(3, "attention looks back only", ports.attend_by(look_back), at(ATTENTION)),
     mistake(4, "a temperature for each head", ports.attend_by(warm_heads), at(ATTENTION)),
