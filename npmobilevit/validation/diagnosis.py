@@ -33,7 +33,8 @@ MOVED = ("layout", "misnamed")  # of the dump, most likely
 BELOW = ("structure", "screen")  # right taps with something odd about them
 
 # Of the difference, what an explanation may leave: rounding is part of a difference that is just beyond its tolerance.
-LEFT, LEFT_COARSE, LEFT_BELOW = 0.5, 0.1, 0.9
+# A number that can be chosen has to leave less.
+LEFT, LEFT_CHOSEN, LEFT_COARSE, LEFT_BELOW = 0.5, 0.2, 0.1, 0.9
 SOUND = 3.0  # z up to which nothing odd is left
 
 NEAR = 0.6  # of the difference, left by what is called near
@@ -125,6 +126,7 @@ class _Ward:
         self.pixel_values = pixel_values
         self.catalogue = catalogue
         self.sizes = {judgement.tap: math.prod(judgement.shape) for judgement in trial.judgements}
+        self.misshapen: set[str] = set()
 
     def explained(self, taps: set[str], tier: Tier, briefly: Sequence[str] = ()) -> dict[str, _Answer]:
         """What is found out about each tap; of some `briefly`, whether it is what others turned out to be."""
@@ -161,7 +163,9 @@ class _Ward:
         def visit(tap: str, expected: Any, given: Array) -> None:
             value = self.trial.settled(expected, given)
             if value is not None:
-                comparable = given.shape == value.shape and bool(np.isfinite(given).all())
+                if given.shape != value.shape:
+                    self.misshapen.add(tap)
+                comparable = tap not in self.misshapen and bool(np.isfinite(given).all())
                 found[tap] = _rms(given - value.value) if comparable else math.nan
 
         self.visit(taps, visit, "fail", ())
@@ -309,6 +313,8 @@ class _Bench:
             nearest.setdefault(a.name, a)
         chosen = list(nearest.values())[:MOST_IN_PAIRS]
         for one, other in itertools.combinations(chosen, 2):
+            if one.parts[0][0].id == other.parts[0][0].id:
+                continue  # two forms of one mistake are no two mistakes
             attempt = self._try((*one.parts, *other.parts))
             if attempt.explains:
                 yield attempt
@@ -350,18 +356,19 @@ class _Bench:
             if math.isnan(whole):  # the truth has another shape, or the port no number
                 whole = _rms(given)
             remaining = _rms(given - value.value) / (whole or math.inf)
-            by_shape = math.isnan(self.differences[tap]) and any(mutant.by_shape for mutant, _ in parts)
-            explains = by_shape or (tier != "value" and self._within(value, given, remaining))
+            by_shape = tap in self.ward.misshapen and any(mutant.by_shape for mutant, _ in parts)
+            allowed = LEFT_CHOSEN if any(mutant.continuous for mutant, _ in parts) else LEFT
+            explains = by_shape or (tier != "value" and self._within(value, given, remaining, allowed))
             found[tap] = Attempt(parts, explains, remaining)
 
         self.ward.visit(taps, visit, tier or self.tier, Attempt(parts, False, math.inf).changes)
         return found
 
-    def _within(self, value: Bounded, found: Array, remaining: float) -> bool:
+    def _within(self, value: Bounded, found: Array, remaining: float, allowed: float) -> bool:
         tolerance = np.zeros(value.shape) if value.error is None else value.error
         difference = np.abs(found - value.value)
         if self.tier == "fail":
-            allowed = LEFT_COARSE if coarse(tolerance, value) else LEFT
+            allowed = LEFT_COARSE if coarse(tolerance, value) else allowed
             both_nan = np.isnan(found) & np.isnan(value.value)
             return remaining <= allowed and bool(((difference <= tolerance) | both_nan).all())
         systematic = self.ward.trial.profile.store or PROFILES["fp32"].store

@@ -278,6 +278,9 @@ def no_eps(site: Site) -> Iterable[None]:
     return (None,) if estimate is None or estimate <= SMALLEST_EPS else ()
 
 
+FEWEST_LEVELS = 3  # of rounded means, to tell that they are rounded
+
+
 def steps_of_means(site: Site) -> Iterator[float]:
     """The steps whose multiples below the right means a port has."""
     found = tokens(site)
@@ -285,7 +288,8 @@ def steps_of_means(site: Site) -> Iterator[float]:
         return
     for step in STEPS:
         floored = np.floor(found.x.mean(-1) / step) * step
-        if np.median(np.abs(found.mean - floored)) < 0.05 * step:
+        levels = np.unique(floored).size  # a single one may be no mean at all
+        if levels >= FEWEST_LEVELS and np.median(np.abs(found.mean - floored)) < 0.05 * step:
             yield step
 
 
