@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from npmobilevit.validation.report import Finding, Judgement, Report
+from npmobilevit.validation.report import Diagnosis, Finding, Judgement, NearMiss, Report
 
 MODEL = {"name": "a/model", "class": "MobileViTModel", "sha256": "0123456789abcdef" * 4}
 
@@ -79,6 +79,54 @@ def mixed() -> Report:
     )
 
 
+SWAPPED = Diagnosis(
+    "ATT-05-order",
+    "key and query are swapped; expected the order query, key, value",
+    consequence="Tokens look for something else than they should.",
+    fix="Pack query, key and value in the order in which they are cut apart.",
+    remaining=2.5e-5,
+)
+WRONG_EPS = Diagnosis(
+    "NRM-05",
+    "eps 1e-06; expected 1e-05",
+    consequence="Flat tokens are too large.",
+    fix="Use layer_norm_eps of config.json.",
+    remaining=0.25,
+    also=("eps added behind the root; expected under it", "no eps; expected 1e-05"),
+)
+
+
+def explained() -> Report:
+    """One mistake at two taps, another with rivals; two taps that nothing explains, one of them nearly."""
+    near = (
+        NearMiss("TRF-06", "activation gelu_pytorch_tanh; expected silu", 0.125),
+        NearMiss("TRF-05", "activation gelu; expected silu", 0.5),
+    )
+    return report(
+        [wrong("query"), wrong("key"), wrong("norm", ratio=0.5), wrong("act"), wrong("dense")],
+        [
+            failure("query", cause="ATT-05", diagnosis=SWAPPED),
+            failure("key", cause="ATT-05", diagnosis=SWAPPED),
+            failure("norm", kind="structure", cause="NRM-05", diagnosis=WRONG_EPS),
+            failure("act", near=near),
+            failure("dense"),
+        ],
+        behaves_as=None,
+    )
+
+
+def explained_by_anything() -> Report:
+    """Descriptions of mistakes hold values, and these what the port gives: nothing of it may be markup."""
+    diagnoses = [Diagnosis("WGT-02", name, name, name, math.inf, (name, name)) for name in HOSTILE]
+    misses = [NearMiss("WGT-02", name, math.nan) for name in HOSTILE]
+    return report(
+        findings=[
+            *(failure(f"tap{i}", cause=d.mutant, diagnosis=d) for i, d in enumerate(diagnoses)),
+            *(failure(f"near{i}", near=(miss, miss)) for i, miss in enumerate(misses)),
+        ]
+    )
+
+
 def hostile() -> Report:
     return report(
         [wrong(name, region=tuple(HOSTILE)) for name in HOSTILE],
@@ -116,6 +164,8 @@ def numpy_numbers() -> Report:
 
 KINDS = {
     "mixed": mixed,
+    "explained": explained,
+    "explained by anything": explained_by_anything,
     "hostile": hostile,
     "crowded": crowded,
     "not finite": not_finite,

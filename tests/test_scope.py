@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from npmobilevit import ops
-from npmobilevit.scope import EXTRA_TAPS, PARAMETER_LEAVES, OpTable, Scope, ignore
+from npmobilevit.scope import EXTRA_TAPS, PARAMETER_LEAVES, OpTable, Scope, block, ignore, is_extra
 
 
 def make_weights() -> dict[str, np.ndarray]:
@@ -84,3 +84,48 @@ def test_the_table_holds_the_operators_of_the_same_names(field):
 def test_extras_are_no_parameters():
     assert EXTRA_TAPS == ("scores", "probs", "unfolded", "folded")
     assert not set(EXTRA_TAPS) & set(PARAMETER_LEAVES)
+
+
+@pytest.mark.parametrize("leaf", EXTRA_TAPS)
+def test_extras_are_known_by_the_end_of_their_names(leaf):
+    assert is_extra(leaf)
+    assert is_extra(f"mobilevit.encoder.layer.2.{leaf}")
+    assert not is_extra(f"{leaf}.convolution")
+    assert not is_extra(f"mobilevit.not_{leaf}")
+
+
+@block
+def doubled(s: Scope, x: np.ndarray, *, plus: float = 0.0) -> np.ndarray:
+    """Twice."""
+    return s.out(2 * x + plus)
+
+
+def test_a_block_runs_at_its_scope_with_all_its_arguments():
+    heard = []
+    scope = Scope({}, tap=lambda name, x: heard.append((name, float(x)))).at("a")
+    assert doubled(scope, np.float64(3)) == 6
+    assert doubled(scope, np.float64(3), plus=1.0) == 7
+    assert heard == [("a", 6.0), ("a", 7.0)]
+
+
+def test_a_block_keeps_its_name_and_its_description():
+    assert doubled.__name__ == "doubled"
+    assert doubled.__doc__ == "Twice."
+    assert doubled.__wrapped__(Scope({}), np.float64(1)) == 2
+
+
+def test_another_scope_may_run_something_else_in_place_of_a_block():
+    asked = []
+
+    class Other(Scope):
+        def enter(self, function, *args, **kwargs):
+            asked.append((self.name, function, args, kwargs))
+            return "something else"
+
+    assert doubled(Other({}, "a"), 3, plus=1.0) == "something else"
+    assert asked == [("a", doubled.__wrapped__, (3,), {"plus": 1.0})]
+
+
+def test_a_block_takes_its_scope_by_position_only():
+    with pytest.raises(TypeError):
+        doubled(s=Scope({}), x=np.ones(1))

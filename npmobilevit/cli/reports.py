@@ -14,9 +14,13 @@ if TYPE_CHECKING:
     from npmobilevit.pipeline import Pipeline
 
 
+VERSIONS = {"check": 2}  # of the forms that have changed; npmobilevit.validation.report.SCHEMA is that of a verdict
+
+
 def schema(command: str | None) -> str:
     """Name of the form of a command's JSON, which grows by one with every change; None: there is no such command."""
-    return f"npmobilevit.{command}/1" if command else "npmobilevit/1"
+    version = VERSIONS.get(command or "", 1)
+    return f"npmobilevit.{command}/{version}" if command else "npmobilevit/1"
 
 
 def describe_error(error: Any) -> dict[str, str]:

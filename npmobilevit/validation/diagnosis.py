@@ -34,7 +34,7 @@ BELOW = ("structure", "screen")  # right taps with something odd about them
 
 # Of the difference, what an explanation may leave: rounding is part of a difference that is just beyond its tolerance.
 # A number that can be chosen has to leave less.
-LEFT, LEFT_CHOSEN, LEFT_COARSE, LEFT_BELOW = 0.5, 0.2, 0.1, 0.9
+LEFT, LEFT_CHOSEN, LEFT_COARSE, LEFT_BELOW = 0.5, 0.2, 0.1, 0.8
 SOUND = 3.0  # z up to which nothing odd is left
 
 NEAR = 0.6  # of the difference, left by what is called near
@@ -103,7 +103,8 @@ def diagnosed(trial: Trial, pixel_values: Array, catalogue: Sequence[Mutant] = C
     suspects = {f.tap for f in trial.findings if f.kind in SUSPECT and f.severity == "fail"}
     moved = [f.tap for f in trial.findings if f.kind in MOVED]
     causes = ward.explained(suspects.union(moved), "fail", briefly=moved[1:])
-    if trial.judges_usual:
+    # where factors are narrower than sums, digits that are cut off look like many a mistake
+    if trial.judges_usual and trial.profile.operand <= trial.profile.accumulate:
         odd = {f.tap for f in trial.findings if f.kind in BELOW}
         causes |= ward.explained(odd, "usual")
     findings: list[Finding] = []
@@ -307,7 +308,8 @@ class _Bench:
 
     def _pairs(self, attempts: Sequence[Attempt]) -> Iterator[Attempt]:
         """Two mistakes at once: those that are nearest by themselves."""
-        usable = [a for a in attempts if math.isfinite(a.remaining) and not a.freedom]
+        # what changes nothing here leaves all
+        usable = [a for a in attempts if math.isfinite(a.remaining) and abs(a.remaining - 1) > 1e-6 and not a.freedom]
         nearest: dict[str, Attempt] = {}
         for a in sorted(usable, key=lambda a: a.remaining):
             nearest.setdefault(a.name, a)

@@ -302,7 +302,7 @@ class Trial:
             return self._resumed(name, instead)
 
         def known(name: str) -> Bounded | None:
-            if inside is None or name in inside:
+            if inside is None or name in inside or (changes and name in self._instead):
                 return None
             found = self._instead.get(name, self.given(name))
             if found is None:

@@ -59,8 +59,9 @@ def damaged(value, path=()):
     yield (*path, "type"), {"surplus": 1} if isinstance(value, list) else [None]
 
 
-def test_it_refuses_whatever_is_damaged(validator):
-    document = json.loads(made.mixed().to_json())
+@pytest.mark.parametrize("report", [made.mixed(), made.explained()], ids=["mixed", "explained"])
+def test_it_refuses_whatever_is_damaged(validator, report):
+    document = json.loads(report.to_json())
     accepted = [where for where, worse in damaged(document) if validator.is_valid(worse)]
     assert accepted == [("producer", "framework", "less")]  # what a port says of itself is its own matter
 
@@ -78,7 +79,7 @@ def test_it_refuses_values_that_cannot_be(validator, name, value):
 def test_it_describes_everything_and_allows_nothing_else():
     entries = [*SCHEMA["$defs"].values()]
     objects = [entry for entry in entries if entry.get("type") == "object"]
-    assert len(objects) == 6
+    assert len(objects) == 8
     for entry in objects:
         assert entry["additionalProperties"] is False
         assert set(entry["required"]) == set(entry["properties"])

@@ -105,9 +105,8 @@ def test_hostile_names_are_shown_as_they_are_and_do_nothing():
     assert [row[1]["id"] for row in found.all("tr")[1:]] == [f"t{i}" for i in range(len(HOSTILE))]
     for name, card in zip(HOSTILE, found.texts("article"), strict=True):
         shown = texts.printable(name)
-        assert card.startswith(
-            f"{shown}{shown}{texts.printable(name, texts.MESSAGE_LENGTH)}Known mistake: {shown}at [0, "
-        )
+        message, cause = (texts.printable(text, texts.MESSAGE_LENGTH) for text in (name, f"Cause: {name}"))
+        assert card.startswith(f"{shown}{shown}{message}{cause}at [0, ")
     assert found.texts("title") == [f"FAIL: a port of {HOSTILE[0]}"]
     assert "$reason ${style} {name}" in found.texts("article")[3]
     assert len(found.all("script")) == 1
@@ -156,14 +155,53 @@ def test_failures_are_cards_with_their_numbers_and_a_link_to_their_row():
     assert found.texts("h3") == ["attentionerror", "foldederror", "normscreen", "stemlayout"]
     assert [a["href"] for _, a, _ in found.all("a")] == ["#t1", "#t3", "#t4", "#t0"]
     assert [text for tag, _, text in found.within(cards[0]) if tag == "li"] == texts.details(given.judgements[1])
-    assert "Known mistake: head-count" in cards[0][2]
-    assert "Known mistake" not in cards[1][2]
+    assert "Cause: head-count" in cards[0][2]
+    assert "Cause: unknown" in cards[1][2]
+    assert "Cause" not in cards[2][2]
     assert cards[3][2] == "stemlayoutIt was given as NHWC."
 
 
+def test_causes_are_cards_before_all_others():
+    found = page(made.explained())
+    assert found.texts("h2")[:2] == ["Causes (2)", "Wrong (5)"]
+    cards = found.texts("article")
+    assert cards[:2] == [
+        "ATT-05-order"
+        "key and query are swapped; expected the order query, key, value."
+        "What follows: Tokens look for something else than they should."
+        "Fix: Pack query, key and value in the order in which they are cut apart."
+        "at 2 taps: query, key",
+        "NRM-05"
+        "eps 1e-06; expected 1e-05."
+        "What follows: Flat tokens are too large."
+        "Fix: Use layer_norm_eps of config.json."
+        "at 1 tap: norm",
+    ]
+    assert len(cards) == 2 + 5
+
+
+def test_each_card_has_its_cause_or_what_is_nearest():
+    given = made.explained()
+    found = page(given)
+    told = [[text for tag, _, text in found.within(card) if tag == "p"][:2] for card in found.all("article")[2:]]
+    for paragraphs, finding in zip(told, given.findings, strict=True):
+        (cause,) = texts.causes_of(finding)
+        assert paragraphs == ["It is not what it should be.", f"C{cause.removeprefix('c')}"]
+
+
+def test_descriptions_of_mistakes_are_text_whatever_they_hold():
+    given = made.explained_by_anything()
+    for source in (given.to_html(), given._repr_html_()):
+        assert source.isascii()
+        for name in HOSTILE:
+            if set(name) & set("<>&\"'\n\x00\u202e\ud800\U0001f600"):
+                assert name not in source
+    assert len(page(given).all("script")) == 1
+
+
 def test_a_finding_without_a_row_has_no_link():
-    found = page(report([], [failure("mask")]))
-    assert found.texts("article") == ["maskerrorIt is not what it should be."]
+    found = page(report([], [failure("mask", kind="mask")]))
+    assert found.texts("article") == ["maskmaskIt is not what it should be."]
     assert not found.all("a")
     assert not found.all("table")
 
@@ -356,7 +394,10 @@ def test_the_fragment_is_short_and_needs_nothing_else(kind):
 def test_the_fragment_has_the_gist():
     found = ReportPage(made.mixed()._repr_html_())
     assert found.texts("b") == ["FAIL"]
-    assert found.texts("li") == ["attention: It is not what it should be.", "folded: It is not what it should be."]
+    assert found.texts("li") == [
+        "attention: It is not what it should be.; cause: head-count",
+        "folded: It is not what it should be.; cause: unknown",
+    ]
     assert texts.reason(made.mixed()) in found.texts("p")[0]
     assert "profile: declared fp32, behaves as tf32" in found.texts("p")[1]
     assert ReportPage(made.crowded()._repr_html_()).texts("p")[-1] == "and 2995 more"

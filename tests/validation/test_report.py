@@ -1,6 +1,7 @@
 """What a report says in words and in JSON, and how it is saved."""
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -127,9 +128,67 @@ Wrong (2)
       3 of 6 elements beyond the tolerance, by more than any order of roundings could give; largest
         error 0.25, 0.125 of the rms 2
       spans 2 taps that were not given: query, key
-      known mistake: head-count
+      cause: head-count
 """
     )
+
+
+def test_causes_stand_first_each_once_with_its_taps_and_what_to_do():
+    text = made.explained().to_text()
+    start, end = text.index("Causes (2)"), text.index("Wrong (5)")
+    assert (
+        text[start:end].rstrip()
+        == """\
+Causes (2)
+  ATT-05-order at 2 taps: query, key
+      key and query are swapped; expected the order query, key, value.
+      What follows: Tokens look for something else than they should.
+      Fix: Pack query, key and value in the order in which they are cut apart.
+  NRM-05 at 1 tap: norm
+      eps 1e-06; expected 1e-05.
+      What follows: Flat tokens are too large.
+      Fix: Use layer_norm_eps of config.json."""
+    )
+
+
+@pytest.mark.parametrize(
+    ("tap", "cause"),
+    [
+        ("query (error)", "cause: ATT-05-order, key and query are swapped; expected the order query, key, value"),
+        (
+            "norm (structure)",
+            "cause: NRM-05, eps 1e-06; expected 1e-05; or: eps added behind the root; expected under it; or: no eps; "
+            "expected 1e-05",
+        ),
+        (
+            "act (error)",
+            "cause: unknown; nearest: TRF-06, activation gelu_pytorch_tanh; expected silu (leaves 12% of the "
+            "difference); TRF-05, activation gelu; expected silu (leaves 50% of the difference)",
+        ),
+        ("dense (error)", "cause: unknown"),
+    ],
+)
+def test_each_failure_has_its_cause_or_what_is_nearest(tap, cause):
+    lines = made.explained().to_text().split("\n")
+    start = lines.index(f"  {tap}")
+    after = itertools.takewhile(lambda line: line.startswith("      "), lines[start + 1 :])
+    assert " ".join(" ".join(after).split()).endswith(cause)
+
+
+def test_the_verdict_names_the_first_mistake():
+    first, *_ = made.explained().to_text().split("\n")
+    assert first == (
+        "FAIL: 5 of 5 taps are wrong; first: query: key and query are swapped; expected the order query, key, value"
+    )
+
+
+@pytest.mark.parametrize("kind", ["extra", "layout", "mask"])
+def test_nothing_is_said_of_a_cause_that_nobody_looked_for(kind):
+    assert "cause" not in report([], [failure("mask", kind=kind)]).to_text()
+
+
+def test_a_report_without_known_causes_has_no_list_of_them():
+    assert "Causes" not in made.mixed().to_text()
 
 
 def test_an_exact_test_speaks_of_no_tolerance():
@@ -308,8 +367,9 @@ def test_text_is_ascii_without_control_characters_and_not_wide(kind, every_layer
     assert text.isascii()
     assert all(line.isprintable() for line in text.split("\n"))
     assert not lines_with(text, "\x1b")
-    if kind not in ("hostile", "crowded"):  # whose names are long
-        assert max(map(len, text.splitlines())) <= 100
+    if kind not in ("hostile", "crowded", "explained by anything"):  # whose names are long
+        _verdict, *lines = text.splitlines()  # that is one line, whatever it says
+        assert max(map(len, lines)) <= 100
 
 
 def test_str_is_the_text():
@@ -329,6 +389,13 @@ def refuse(constant):
     raise AssertionError(f"{constant} is no JSON")
 
 
+def as_json(given):
+    """A diagnosis or a near miss: tuples are lists, and what is not finite is text."""
+    fields = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(given).items()}
+    spelled = {"nan": "NaN", "inf": "Infinity"}
+    return fields | {"remaining": spelled.get(str(given.remaining), given.remaining)}
+
+
 @every_kind
 def test_json_holds_every_field(kind):
     given = KINDS[kind]()
@@ -340,7 +407,14 @@ def test_json_holds_every_field(kind):
     assert document["version"] == version("npmobilevit")
     assert document["verdict"] == given.verdict
     assert set(document) == {"schema", "version", "verdict"} | {field.name for field in dataclasses.fields(given)}
-    assert document["findings"] == [dataclasses.asdict(finding) for finding in given.findings]
+    assert [finding.pop("near") for finding in document["findings"]] == [
+        [as_json(miss) for miss in finding.near] for finding in given.findings
+    ]
+    assert [finding.pop("diagnosis") for finding in document["findings"]] == [
+        finding.diagnosis and as_json(finding.diagnosis) for finding in given.findings
+    ]
+    names = ("tap", "severity", "kind", "message", "cause")
+    assert document["findings"] == [{name: getattr(finding, name) for name in names} for finding in given.findings]
     assert len(document["judgements"]) == len(given.judgements)
     for actual, expected in zip(document["judgements"], given.judgements, strict=True):
         assert set(actual) == {field.name for field in dataclasses.fields(expected)}
