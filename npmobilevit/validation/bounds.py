@@ -451,6 +451,9 @@ class Arithmetic:
         value = x.value * scale + (b - mean * scale)
         S = 1.25 * (np.abs(x.value * scale) + np.abs(mean * scale) + np.abs(b))
         carried = [None if x.error is None else np.abs(scale) * x.error]
+        if x.error is not None and x.n:  # folded into a sum before it, the shift is part of every partial sum
+            shift = np.broadcast_to(np.abs(b - mean * scale), value.shape)
+            carried.append(self.own_error(np.zeros(()), Terms(x.n, shift, shift), product=False))
         if any(p.error is not None for p in parameters):
             dg, db, dmean, dvar = (_or_zero(p)[:, np.newaxis, np.newaxis] for p in parameters)
             dscale = np.abs(scale) * (np.sqrt((var + eps) / (np.maximum(var - dvar, 0) + eps)) - 1)
