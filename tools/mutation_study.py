@@ -270,12 +270,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes, each with one thread")
     parser.add_argument("--only", default="", help="regular expression: mutant.example/network/input/profile")
     parser.add_argument("--state", type=Path, required=True, help="file of finished trials")
+    parser.add_argument("--most", type=int, help="trials to run; 0 only sums up what is finished")
     parser.add_argument("--output", type=Path, help="write the summary there, as JSON")
     arguments = parser.parse_args()
     planned = [trial for trial in trials() if re.search(arguments.only, trial.name)]
     finished = read_state(arguments.state)
-    todo = [trial for trial in in_turn(planned) if trial.name not in finished]
-    print(f"{len(planned)} trials, {len(planned) - len(todo)} of them finished", flush=True)
+    todo = [trial for trial in in_turn(planned) if trial.name not in finished][: arguments.most]
+    print(f"{len(planned)} trials, {sum(trial.name in finished for trial in planned)} of them finished", flush=True)
     try:
         for i, result in enumerate(perform_all(todo, arguments.workers, arguments.state), start=1):
             finished[result["trial"]] = result
