@@ -178,7 +178,7 @@ def main() -> None:
     print(f"{len(single)} mistakes, " + ", ".join(f"{count} {word}" for word, count in list(totals.items())[1:]))
     if arguments.output:
         report = {"versions": versions(), **totals, "results": results}
-        arguments.output.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        arguments.output.write_text(json.dumps(report, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8")
     if bad:
         raise SystemExit(f"error: {len(bad)} missed, misplaced or misnamed, the first is {bad[0]}")
 
