@@ -291,7 +291,8 @@ def main() -> None:
         versions = {"python": platform.python_version(), "numpy": np.__version__, "npmobilevit": nm.__version__}
         document = {"versions": versions, "planned": len(planned), "finished": len(results), **report}
         document["odd"] = [result for result in results if odd(result)]
-        arguments.output.write_text(json.dumps(document, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8")
+        text = json.dumps(document, separators=(",", ":"), allow_nan=False)
+        arguments.output.write_text(f"{text}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
