@@ -313,7 +313,7 @@ def test_a_control_is_run_checked_and_summed_up(name):
 def test_a_mistake_is_run_checked_and_compared(level, monkeypatch):
     trial = injected_mistakes.Trial(("ATT-01",), "classification", 64, 96, 1, level)
     found = injected_mistakes.perform(trial)
-    assert injected_mistakes.is_good(found)
+    assert injected_mistakes.is_placed(found)
     assert found["places"] == 9
     elsewhere = injected_mistakes.BY_ID["ATT-06"].where
     monkeypatch.setitem(
@@ -321,7 +321,7 @@ def test_a_mistake_is_run_checked_and_compared(level, monkeypatch):
         faulty_ports.Mistake("ATT-01", "ATT-01", "", injected_mistakes.BY_ID["ATT-01"].inject, elsewhere),
     )  # fmt: skip
     found = injected_mistakes.perform(trial)
-    assert injected_mistakes.is_good(found) == (level == "modules")  # query, key and value are within attention there
+    assert injected_mistakes.is_placed(found) == (level == "modules")  # query, key and value are within attention there
     if level == "all":
         assert len(found["missed"]) == 27
         assert {tap.rpartition(".")[2] for tap in found["missed"]} == {"query", "key", "value"}
