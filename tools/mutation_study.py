@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import multiprocessing
 import os
 import platform
 import random
@@ -30,7 +29,6 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +38,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is importe
 import numpy as np
 from narrow import OPERATORS
 from numpy.typing import NDArray
+from resumable import Json, perform_all, read_state
 from seeded import random_weights
 
 import npmobilevit as nm
@@ -50,8 +49,6 @@ from npmobilevit.validation.mutants import CATALOGUE, Change, Mutant
 from npmobilevit.validation.profiles import PROFILES
 from npmobilevit.validation.replay import in_float64, run_changed
 from npmobilevit.validation.trial import Trial as ValidationTrial
-
-Json = dict[str, Any]
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference"
 SMALL = {"hidden_sizes": [32, 48, 64], "neck_hidden_sizes": [8, 8, 16, 24, 32, 40, 64], "expand_ratio": 2.0}
@@ -196,27 +193,6 @@ def in_turn(planned: list[Trial]) -> list[Trial]:
     return sorted(shuffled, key=turn)
 
 
-def read_state(path: Path) -> dict[str, Json]:
-    """What was finished before; a last line that was cut off is not."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    results = [json.loads(line) for line in lines if line.endswith("\n")]
-    return {result["trial"]: result for result in results}
-
-
-def perform_all(todo: list[Trial], workers: int, state: Path) -> Iterator[Json]:
-    """Run the trials, and append each result to the state file when it is there."""
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
-    try:
-        with state.open("a", encoding="utf-8") as file:
-            for future in as_completed([pool.submit(perform, trial) for trial in todo]):
-                result = future.result()
-                file.write(json.dumps(result, allow_nan=False) + "\n")
-                file.flush()
-                yield result
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 COUNTS = ("visible", "detected", "hidden", "missed", "placed", "named", "unknown", "misnamed", "blamed")
 
 
@@ -274,11 +250,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the summary there, as JSON")
     arguments = parser.parse_args()
     planned = [trial for trial in trials() if re.search(arguments.only, trial.name)]
-    finished = read_state(arguments.state)
+    finished = read_state(arguments.state, "trial")
     todo = [trial for trial in in_turn(planned) if trial.name not in finished][: arguments.most]
     print(f"{len(planned)} trials, {sum(trial.name in finished for trial in planned)} of them finished", flush=True)
     try:
-        for i, result in enumerate(perform_all(todo, arguments.workers, arguments.state), start=1):
+        for i, result in enumerate(perform_all(perform, todo, arguments.workers, arguments.state), start=1):
             finished[result["trial"]] = result
             print(f"{i}/{len(todo)} {line(result)}", flush=True)
     except KeyboardInterrupt:

@@ -63,7 +63,7 @@ def stored(narrow: Narrow) -> Operators:
     return {**wrapped, "activations": activations}
 
 
-def quantized(levels: int = 127) -> Operators:
+def quantized() -> Operators:
     """Dynamic int8: activations in 255 steps of their range, weights in 127 on each side of zero, sums exact."""
 
     def activations(x: Array) -> Array:
@@ -72,7 +72,7 @@ def quantized(levels: int = 127) -> Operators:
         return (np.round(x / step) * step).astype(x.dtype)
 
     def weights(w: Array) -> Array:
-        step = float(np.abs(w).max()) / levels or 1.0
+        step = float(np.abs(w).max()) / 127 or 1.0
         return (np.round(w / step) * step).astype(w.dtype)
 
     def conv2d(x: Array, *, weight: Array, bias: Array | None = None, **geometry: Any) -> Array:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import multiprocessing
 import os
 import platform
 import random
@@ -24,9 +23,8 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is imported
 
@@ -34,11 +32,10 @@ import numpy as np
 import ports
 import torch
 import transformers
+from resumable import Json, perform_all, read_state
 
 from npmobilevit.validation import check
 from npmobilevit.validation.report import Report
-
-Json = dict[str, Any]
 
 SIZES = ((128, 128), (224, 224), (203, 157))
 BATCHES = (1, 2)
@@ -101,27 +98,6 @@ def digest(report: Report) -> Json:
     }
 
 
-def read_state(path: Path) -> dict[str, Json]:
-    """What was finished before; a last line that was cut off is not."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    results = [json.loads(line) for line in lines if line.endswith("\n")]
-    return {result["check"]: result for result in results}
-
-
-def perform_all(todo: list[Control], workers: int, state: Path) -> Iterator[Json]:
-    """Run the checks, and append each result to the state file when it is there."""
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
-    try:
-        with state.open("a", encoding="utf-8") as file:
-            for future in as_completed([pool.submit(perform, control) for control in todo]):
-                result = future.result()
-                file.write(json.dumps(result, allow_nan=False) + "\n")
-                file.flush()
-                yield result
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def summary(results: Iterable[Json]) -> list[Json]:
     """One row a port."""
     rows = []
@@ -173,12 +149,12 @@ def main() -> None:
     every = list(controls())
     planned = every[: len(every) * arguments.rounds // SEEDS]
     planned = [control for control in planned if re.search(arguments.only, control.name)]
-    finished = read_state(arguments.state)
+    finished = read_state(arguments.state, "check")
     todo = [control for control in planned if control.name not in finished]
     random.Random(0).shuffle(todo)  # a run that is cut short has seen something of everything
     print(f"{len(planned)} checks, {len(planned) - len(todo)} of them finished", flush=True)
     try:
-        for i, result in enumerate(perform_all(todo, arguments.workers, arguments.state), start=1):
+        for i, result in enumerate(perform_all(perform, todo, arguments.workers, arguments.state), start=1):
             finished[result["check"]] = result
             print(f"{i}/{len(todo)} {result['seconds']:5.1f} s {result['verdict']:8} {result['check']}", flush=True)
             for alarm in result["alarms"]:

@@ -11,10 +11,8 @@ import functools
 import html
 import json
 import os
-import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -22,7 +20,6 @@ from numpy.typing import NDArray
 
 from npmobilevit.config import MobileViTConfig
 from npmobilevit.errors import BundleError, ConfigError, ShapeError
-from npmobilevit.files import write_atomically
 from npmobilevit.models import PreTrainedModel
 from npmobilevit.ops.arrays import Array
 from npmobilevit.pipeline import Pipeline, load
@@ -34,7 +31,7 @@ from npmobilevit.validation.checking import Model, check
 from npmobilevit.validation.probes import PROBES, Probe
 from npmobilevit.validation.profiles import profile_named
 from npmobilevit.validation.replay import tap_names
-from npmobilevit.validation.report import Finding, Judgement, Report, Verdict, plain, require_form
+from npmobilevit.validation.report import Finding, Judgement, Report, Verdict, plain, save
 
 Tensors: TypeAlias = dict[str, NDArray[Any]]
 Status: TypeAlias = Literal["pass", "screened", "fail", "not run"]
@@ -200,15 +197,7 @@ class BackendReport:
         ------
         ConfigError, BundleError
         """
-        path = Path(path)
-        form: Callable[[], str] = getattr(self, require_form(path))
-        try:
-            write_atomically(path, f"{form()}\n".encode("ascii", "backslashreplace"))
-        except (OSError, ValueError) as error:
-            raise BundleError(
-                f"cannot write the report to {str(path)!r}: {error}. Choose a place that can be written to.",
-                "report-unwritable",
-            ) from error
+        save(self, path)
 
 
 def check_backend(
@@ -599,7 +588,7 @@ def describe(part: Part) -> str:
         sentences = [texts.printable(finding.message, texts.MESSAGE_LENGTH)]
         sentences += [f"cause: {finding.cause}"] if finding.cause else []
         sentences += [probe.why for probe in PROBES if probe.name == finding.tap]
-        lines += [line for sentence in sentences for line in _wrapped(sentence)]
+        lines += [line for sentence in sentences for line in texts.wrapped(" " * 6 + sentence, " " * 8)]
     more = len(own) - texts.MOST_SHOWN
     lines += ["", f"  and {more} more; the JSON has all"] if more > 0 else []
     reports = [report.to_text() for report in part.reports if not report.passed]
@@ -611,7 +600,8 @@ def _lines(report: BackendReport) -> Iterator[str]:
     name = report.model.get("name") or report.model.get("class")
     yield f"model    {texts.printable(str(name))}"
     yield f"profile  {report.profile}"
-    yield f"parts    {_tally(report.parts)}"
+    states = [part.status for part in report.parts]
+    yield f"parts    {texts.tally(states, ('pass', 'screened', 'fail', 'not run'))}"
     skipped = [part for part in report.parts if part.not_run]
     if skipped:
         yield "\nNot run"
@@ -634,21 +624,3 @@ def _reason(report: BackendReport) -> str:
     if report.verdict == "pass":
         return "from input to output all is what its own inputs should have become, whatever the size and at every run"
     return "nothing wrong was seen, but not every region from input to output was judged"
-
-
-def _tally(parts: tuple[Part, ...]) -> str:
-    states = [part.status for part in parts]
-    return ", ".join(
-        f"{states.count(state)} {state}" for state in ("pass", "screened", "fail", "not run") if state in states
-    )
-
-
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(
-        text,
-        texts.WIDTH,
-        initial_indent=" " * 6,
-        subsequent_indent=" " * 8,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )

@@ -214,8 +214,8 @@ class Arithmetic:
     profile : Profile
     tier : {"proof", "fail", "usual", "sample", "value", "S", "L"}
         "sample" has no errors, but adds random ones of the usual size to the values; "value" has none at all. "S" and
-        "L" are no errors but
-        what they are made of, in units of the profile's `accumulate`, carried to the end of a region.
+        "L" are no errors but what they are made of, in units of the profile's `accumulate`, carried to the end of a
+        region.
     generator : numpy Generator, optional
         For "sample".
     step : callable

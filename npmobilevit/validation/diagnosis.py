@@ -47,6 +47,9 @@ SEARCHES = 24  # steps of the search for a number
 VALUES = 24  # values of one mistake tried at a tap
 
 
+# What a mistake raises where it cannot be made, as shapes do not fit.
+IMPOSSIBLE = (ValueError, TypeError, IndexError, ArithmeticError)
+
 Parts: TypeAlias = tuple[tuple[Mutant, Any], ...]  # mistakes and their values
 
 
@@ -186,10 +189,8 @@ class _Ward:
             with np.errstate(all="ignore"):
                 profile = self.trial.profile
                 self.trial.walk_again(self.pixel_values, profile, tier, meet, only=left.copy(), changes=changes)
-        except _Enough:
+        except (_Enough, *IMPOSSIBLE):
             pass
-        except (ValueError, TypeError, IndexError, ArithmeticError):
-            pass  # a mistake that cannot be made here, as shapes do not fit
 
 
 class _Answer(NamedTuple):
@@ -257,7 +258,7 @@ class _Bench:
                 with np.errstate(all="ignore"):
                     if not free and mutant.applies_to(self.site):
                         yield mutant
-            except (ValueError, TypeError, IndexError, ArithmeticError):
+            except IMPOSSIBLE:
                 continue
 
     def _attempts(self, mutant: Mutant) -> list[Attempt]:
@@ -279,7 +280,7 @@ class _Bench:
         try:
             with np.errstate(all="ignore"):
                 yield from mutant.values(self.site)
-        except (ValueError, TypeError, IndexError, ArithmeticError):  # nothing of the kind at this place
+        except IMPOSSIBLE:
             return
 
     def _search(self, mutant: Mutant, attempts: Sequence[Attempt]) -> Iterator[Attempt]:

@@ -52,15 +52,21 @@ class ReplayScope(Scope):
 
     def of_node(self, name: str) -> ReplayScope:
         """The scope of a node of this name."""
-        here = dataclasses.replace(self, name=name, ops=self.table)
+        here = [change for change in self.changes if change.target in OPERATORS and change.is_at(name)]
+        table = self._changed(here, name) if here else self.table  # at most nodes there is none
+        return dataclasses.replace(self, name=name, ops=postponed(table, name))
+
+    def _changed(self, changes: Sequence[Change], name: str) -> OpTable:
+        """The operators with changes; these reach the true ones through their scope."""
+        scope = dataclasses.replace(self, name=name, ops=self.table)
         changed: dict[str, Any] = self.table._asdict()
-        for change in self._changes_at(name, "activation"):
-            own = changed["activations"]
-            changed["activations"] = {key: functools.partial(change.function, here, own[key]) for key in own}
-        for op in changed:
-            for change in self._changes_at(name, op):
-                changed[op] = functools.partial(change.function, here, changed[op])
-        return dataclasses.replace(here, ops=postponed(OpTable(**changed), name))
+        for target, _, function in changes:
+            if target == "activation":
+                own = changed["activations"]
+                changed["activations"] = {key: functools.partial(function, scope, own[key]) for key in own}
+            else:
+                changed[target] = functools.partial(function, scope, changed[target])
+        return OpTable(**changed)
 
     def _changes_at(self, node: str, target: str) -> list[Change]:
         return [change for change in self.changes if change.target == target and change.is_at(node)]

@@ -257,17 +257,7 @@ class Report:
         BundleError
             If it cannot be written (code ``report-unwritable``).
         """
-        path = Path(path)
-        form: Callable[[], str] = getattr(self, require_form(path))
-        data = f"{form()}\n".encode("ascii")
-        try:
-            write_atomically(path, data)
-        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-            cause = getattr(error, "strerror", None) or error
-            raise BundleError(
-                f"cannot write the report to {str(path)!r}: {cause}. Choose a place that can be written to.",
-                code="report-unwritable",
-            ) from error
+        save(self, path)
 
 
 FORMS = {".json": "to_json", ".html": "to_html", ".htm": "to_html", ".txt": "to_text"}
@@ -283,6 +273,21 @@ def require_form(path: str | os.PathLike[str]) -> str:
             code="report-suffix",
         )
     return FORMS[suffix]
+
+
+def save(report: Any, path: str | os.PathLike[str]) -> None:
+    """Write a report, of a port or of a backend, in the form that the suffix of `path` stands for."""
+    path = Path(path)
+    form: Callable[[], str] = getattr(report, require_form(path))
+    data = f"{form()}\n".encode("ascii", "backslashreplace")
+    try:
+        write_atomically(path, data)
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        cause = getattr(error, "strerror", None) or error
+        raise BundleError(
+            f"cannot write the report to {str(path)!r}: {cause}. Choose a place that can be written to.",
+            code="report-unwritable",
+        ) from error
 
 
 def plain(value: Any) -> Any:

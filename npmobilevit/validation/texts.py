@@ -200,7 +200,7 @@ _SEVERITIES = (("fail", "Wrong"), ("unusual", "Unusual"), ("note", "Notes"))
 
 def _head(report: Report) -> list[str]:
     verdict = f"{report.verdict.upper()}: {reason(report)}"
-    return [_ascii(verdict), *(line for word, text in facts(report) for line in _wrapped(f"{word:9}{text}", " " * 9))]
+    return [_ascii(verdict), *(line for word, text in facts(report) for line in wrapped(f"{word:9}{text}", " " * 9))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,9 +244,9 @@ def _causes(report: Report) -> list[str]:
     found = causes(report)
     lines = [f"Causes ({len(found)})"] if found else []
     for cause in found[:MOST_SHOWN]:
-        lines += _wrapped(f"  {cause.id} at {count(len(cause.taps), 'tap')}: {some(cause.taps)}", _INDENT)
+        lines += wrapped(f"  {cause.id} at {count(len(cause.taps), 'tap')}: {some(cause.taps)}", _INDENT)
         for sentence in cause.sentences:
-            lines += _wrapped(_INDENT + printable(sentence, MESSAGE_LENGTH), _INDENT + "  ")
+            lines += wrapped(_INDENT + printable(sentence, MESSAGE_LENGTH), _INDENT + "  ")
     return lines
 
 
@@ -266,7 +266,7 @@ def _finding(finding: Finding, judgements: Mapping[str, Judgement]) -> list[str]
     if finding.severity != "note" and finding.tap in judgements:
         sentences += details(judgements[finding.tap])
     sentences += [printable(sentence, MESSAGE_LENGTH) for sentence in causes_of(finding)]
-    return lines + [line for sentence in sentences for line in _wrapped(_INDENT + sentence, _INDENT + "  ")]
+    return lines + [line for sentence in sentences for line in wrapped(_INDENT + sentence, _INDENT + "  ")]
 
 
 def _layers(report: Report, *, every_layer: bool) -> list[str]:
@@ -280,18 +280,19 @@ def _layers(report: Report, *, every_layer: bool) -> list[str]:
         *map(_row, shown),
         *_rest(len(rows), "--every-layer or to_text(every_layer=True) shows all", len(shown)),
     ]
-    return [f"Layers: {totals(report)}", *_wrapped(power(report), ""), *(table if rows else [])]
+    return [f"Layers: {totals(report)}", *wrapped(power(report), ""), *(table if rows else [])]
 
 
 def totals(report: Report) -> str:
     """How many taps were judged, how, and with which outcome."""
     states = [judgement.status for judgement in report.judgements]
     tests = [judgement.test for judgement in report.judgements]
-    outcomes = _tally(states, ("right", "unusual", "wrong")), _tally(tests, ("local", "exact", "screened"))
+    outcomes = tally(states, ("right", "unusual", "wrong")), tally(tests, ("local", "exact", "screened"))
     return f"{count(len(states), 'tap')} judged: {'; '.join(outcomes)}"
 
 
-def _tally(values: Sequence[str], names: Iterable[str]) -> str:
+def tally(values: Sequence[str], names: Iterable[str]) -> str:
+    """How often each name occurs, of those that do."""
     return ", ".join(f"{values.count(name)} {name}" for name in names if name in values)
 
 
@@ -377,7 +378,7 @@ def _unchecked(report: Report) -> list[str]:
     lines = [f"Not checked: {count(len(report.unchecked), 'tap')}, and of these"]
     for place, taps in groups:
         names = "" if place == _PLACES["right"] else f": {some(taps)}"
-        lines += _wrapped(f"  {len(taps)} {place}{names}", _INDENT)
+        lines += wrapped(f"  {len(taps)} {place}{names}", _INDENT)
     return lines
 
 
@@ -385,7 +386,7 @@ def _rest(many: int, where: str, shown: int = MOST_SHOWN) -> list[str]:
     return [f"  and {many - shown} more; {where}"] if many > shown else []
 
 
-def _wrapped(text: str, indent: str) -> list[str]:
+def wrapped(text: str, indent: str) -> list[str]:
     """Lines; what has no blank is not broken, so that names can be searched for."""
     return textwrap.wrap(_ascii(text), WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 

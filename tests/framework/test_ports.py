@@ -279,7 +279,7 @@ def test_negative_controls_resume_and_fail_on_a_false_alarm(tmp_path, monkeypatc
     names = [f"eager/xx-small/128x128/{batch}/0" for batch in (1, 2)]
     state.write_text(json.dumps(result(names[0], "screened", 0.25)) + "\n" + '{"check": "eager/xx-sm')  # was killed
 
-    def perform_all(todo, workers, state):
+    def perform_all(perform, todo, workers, state):
         assert [control.name for control in todo] == [names[1]]
         yield result(names[1], verdict, 0.5)
 

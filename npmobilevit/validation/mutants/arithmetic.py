@@ -611,8 +611,6 @@ def rescaled(own: Any, x: Any, factors: Array, slack: Array | float, parameters:
 
 def take_root(value: Approximation | Factors) -> tuple[Change, ...]:
     def normalise(s: Any, own: Any, x: Any, **parameters: Any) -> Any:
-        if "weight" not in parameters:  # the block of this name, around the operator
-            return own(s, x, **parameters)
         if isinstance(value, Factors):
             return rescaled(own, x, value.factors, 0.0, parameters)
         root = value.function

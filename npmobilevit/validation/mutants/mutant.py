@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from numpy.typing import NDArray
 
@@ -14,7 +14,7 @@ from npmobilevit.validation.lazy import Lazy
 from npmobilevit.validation.mutants.changes import Change, enclosing, raw
 
 Mode: TypeAlias = Literal["taps", "taps + picture", "two runs", "adapter", "quantised"]
-MODES: tuple[Mode, ...] = ("taps", "taps + picture", "two runs", "adapter", "quantised")
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 class Site(NamedTuple):
@@ -73,7 +73,7 @@ class Mutant:
     fix : str
         What to do.
     make : callable
-        Gives the changes for a value. :func:`changed` and a plain tuple of changes stand in for it.
+        Gives the changes for a value; :func:`changes` makes it for a mistake without one.
     variant : str
         Tells several forms of one row apart.
     mode : {"taps", "taps + picture", "two runs", "adapter", "quantised"}
@@ -134,7 +134,7 @@ def _concerns(change: Change, site: Site) -> bool:
     if change.target == "parameters":
         leaves = ("", ".convolution", ".normalization")
         return any(change.is_at(call.node + leaf) for call in calls for leaf in leaves)
-    if calls and calls[0].op and change.target in {call.op for call in calls}:
+    if change.target in {call.op for call in calls}:
         return any(change.is_at(call.node) for call in calls if call.op == change.target)
     nodes = {site.tap, *(call.node for call in calls)}
     return any(change.is_at(outer) for node in nodes for outer in enclosing(node))

@@ -90,13 +90,7 @@ def only_shifted(s: Scope, own: Own, x: Any, *, weight: Any, **parameters: Any) 
 
 def layer_norm(function: Callable[..., Any]) -> Change:
     """Another function ``(s, own, x, *, weight, bias, eps)`` for all layer normalisations."""
-
-    def operator(s: Scope, own: Own, x: Any, **parameters: Any) -> Any:
-        if "weight" not in parameters:  # the block of the same name, in which the operator is called
-            return own(s, x, **parameters)
-        return function(s, own, x, **parameters)
-
-    return Change("layer_norm", LAYER_NORM, operator)
+    return Change("layer_norm", LAYER_NORM, function)
 
 
 def with_layer_eps(eps: float) -> tuple[Change, ...]:
