@@ -450,7 +450,8 @@ def load(
         answer within 5 s or offline mode is set, the shipped checkpoint of the task with a ModelFallbackWarning.
     task : {"classification", "segmentation"}
         Whose default is meant by None; of no consequence for a model that is named.
-    precision : {"float32", "float64"}
+    precision : {"float32", "float64", "bitexact"}
+        Arithmetic; see :class:`npmobilevit.models.PreTrainedModel`.
     engine : {"reference"}, optional
         The only one so far, and the default.
     revision : str, optional

@@ -148,23 +148,27 @@ def test_unknown_engines(engine):
     assert "reference" in refused(ConfigError, "engine", make_model, "classification", engine=engine)
 
 
-@pytest.mark.parametrize("precision", ["float32", "float64"])
+# The dtype of every precision
+PRECISIONS = {"float32": np.float32, "float64": np.float64, "bitexact": np.float64}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
 def test_weights_of_any_float_dtype_become_the_models(dtype, precision):
     weights = {name: value.astype(dtype) for name, value in task_weights().items()}
     model = classifier(weights, precision=precision)
-    assert {value.dtype for value in model._weights.values()} == {np.dtype(precision)}
-    same = classifier({name: value.astype(precision) for name, value in weights.items()}, precision=precision)
+    assert {value.dtype for value in model._weights.values()} == {model.dtype} == {np.dtype(PRECISIONS[precision])}
+    same = classifier({name: value.astype(model.dtype) for name, value in weights.items()}, precision=precision)
     assert np.array_equal(model(pixels()).logits, same(pixels()).logits)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("head", HEADS)
 def test_results_have_the_models_dtype(head, precision, dtype):
     output = make_model(head, precision=precision)(pixels(dtype=dtype), output_hidden_states=True)
     arrays = [*output.hidden_states, *(output[key] for key in output if key != "hidden_states")]
-    assert {array.dtype for array in arrays} == {np.dtype(precision)}
+    assert {array.dtype for array in arrays} == {np.dtype(PRECISIONS[precision])}
 
 
 def test_weights_in_any_memory_layout():
@@ -729,14 +733,15 @@ def test_counters_of_a_task_checkpoint_are_kept_by_the_base_model():
     assert all(int(value) == 7 for name, value in state.items() if name.endswith("num_batches_tracked"))
 
 
-@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("head", HEADS)
 def test_saving_and_loading(head, precision, tmp_path):
     config = tiny(output_stride=16, id2label={i: f"name {i}" for i in range(5)}, extra={"note": "kept"})
     model = make_model(head, config, precision=precision)
     model.save_pretrained(tmp_path / "new" / "folder")
     again = MODELS[head].from_pretrained(tmp_path / "new" / "folder", precision=precision)
-    assert again.config.to_dict() == config.to_dict() | {"architectures": [MODELS[head].__name__], "dtype": precision}
+    saved = {"architectures": [MODELS[head].__name__], "dtype": np.dtype(PRECISIONS[precision]).name}
+    assert again.config.to_dict() == config.to_dict() | saved
     for (name, value), (same_name, same) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
         assert (name, value.dtype) == (same_name, same.dtype)
         assert np.array_equal(value, same)

@@ -189,7 +189,10 @@ def sha256_of(array: np.ndarray) -> str:
 
 
 def test_all_of_it_is_small() -> None:
-    assert sum(path.stat().st_size for path in REFERENCE.rglob("*") if path.is_file()) < 12_000_000
+    golden = [path for folder in ("golden", "names", "images") for path in (REFERENCE / folder).rglob("*")]
+    others = set(REFERENCE.rglob("*")) - set(golden)
+    assert sum(path.stat().st_size for path in golden if path.is_file()) < 12_000_000
+    assert sum(path.stat().st_size for path in others if path.is_file()) < 1_500_000
 
 
 def code_blocks() -> list[str]:

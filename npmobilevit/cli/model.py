@@ -25,7 +25,7 @@ def load_model(model: str | None, task: Task = "classification", *, precision: s
     model : str or None
         Name or folder; None for the default of `task`.
     task : {"classification", "segmentation"}
-    precision : {"float32", "float64"}
+    precision : {"float32", "float64", "bitexact"}
 
     Returns
     -------

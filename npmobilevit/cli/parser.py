@@ -181,7 +181,10 @@ def _add_record(command: argparse.ArgumentParser) -> None:
         help="what to record (default: all; see npmobilevit taps)",
     )
     command.add_argument(
-        "--precision", choices=("float32", "float64"), default="float64", help="of the arithmetic (default: float64)"
+        "--precision",
+        choices=("float32", "float64", "bitexact"),
+        default="float64",
+        help="arithmetic; bitexact gives float64 with the same bits on every machine (default: float64)",
     )
     command.add_argument("--with-bounds", action="store_true", help="record what tolerances are made of, too")
     command.add_argument(

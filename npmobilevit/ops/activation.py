@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import TypeAlias
 
 import numpy as np
 
 from npmobilevit.errors import ShapeError
 from npmobilevit.ops.arrays import Array, check_float
+
+Elementwise: TypeAlias = Callable[[Array], Array]
 
 # torch's softplus returns x itself from here on; the difference is 2e-9
 SOFTPLUS_THRESHOLD = 20
@@ -84,7 +87,7 @@ def quick_gelu(x: Array) -> Array:
 def gelu(x: Array) -> Array:
     """``x * Phi(x)`` with the exact normal distribution function, ``Phi(x) = (1 + erf(x / sqrt(2))) / 2``."""
     check_float(x)
-    return x * _normal_cdf(x)
+    return x * normal_cdf(x)
 
 
 def gelu_10(x: Array) -> Array:
@@ -148,7 +151,7 @@ def laplace(x: Array) -> Array:
     check_float(x)
     with np.errstate(over="ignore"):
         standard = (x - LAPLACE_MU) / LAPLACE_SIGMA
-    return _normal_cdf(standard)
+    return normal_cdf(standard)
 
 
 def linear_activation(x: Array) -> Array:
@@ -177,9 +180,9 @@ def _softplus(x: Array) -> Array:
     return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
 
 
-def _normal_cdf(x: Array) -> Array:
-    """``(1 + erf(x / sqrt(2))) / 2``; of float32, the float64 value rounded."""
-    half_tail = 0.5 * _erfc(np.abs(x.astype(np.float64)) * math.sqrt(0.5))
+def normal_cdf(x: Array, exp: Elementwise = np.exp) -> Array:
+    """``(1 + erf(x / sqrt(2))) / 2``; of float32, the float64 value rounded. `exp` is asked for values below zero."""
+    half_tail = 0.5 * _erfc(np.abs(x.astype(np.float64)) * math.sqrt(0.5), exp)
     return np.where(x < 0, half_tail, 1 - half_tail).astype(x.dtype)
 
 
@@ -206,7 +209,7 @@ _ERFC_LARGE = (
 _ERFC_ZERO_FROM = 27.0  # erfc is below the smallest float64 from here on
 
 
-def _erfc(x: Array) -> Array:
+def _erfc(x: Array, exp: Elementwise) -> Array:
     """Complementary error function of non-negative float64 values."""
     y = np.where(np.isnan(x), x, 0.0)
     small, large = x <= 0.46875, (x > 4) & (x < _ERFC_ZERO_FROM)
@@ -214,17 +217,17 @@ def _erfc(x: Array) -> Array:
     a = x[small]
     y[small] = 1 - a * _ratio(_ERF_SMALL, a * a)
     a = x[middle]
-    y[middle] = _exp_minus_square(a) * _ratio(_ERFC_MIDDLE, a)
+    y[middle] = _exp_minus_square(a, exp) * _ratio(_ERFC_MIDDLE, a)
     a = x[large]
     inverse = 1 / (a * a)
-    y[large] = _exp_minus_square(a) * (1 / math.sqrt(math.pi) - inverse * _ratio(_ERFC_LARGE, inverse)) / a
+    y[large] = _exp_minus_square(a, exp) * (1 / math.sqrt(math.pi) - inverse * _ratio(_ERFC_LARGE, inverse)) / a
     return y
 
 
-def _exp_minus_square(x: Array) -> Array:
+def _exp_minus_square(x: Array, exp: Elementwise) -> Array:
     """``exp(-x*x)``, the square split into an exact part and a small rest so that its rounding is not amplified."""
     coarse = np.trunc(x * 16) / 16
-    return np.exp(-coarse * coarse) * np.exp(-(x - coarse) * (x + coarse))
+    return exp(-coarse * coarse) * exp(-(x - coarse) * (x + coarse))
 
 
 def _ratio(coefficients: tuple[tuple[float, ...], tuple[float, ...]], x: Array) -> Array:
@@ -238,7 +241,7 @@ gelu_python = gelu
 gelu_accurate = gelu_new = gelu_python_tanh = gelu_pytorch_tanh
 
 # transformers.activations.ACT2FN without "prelu" and "xielu", which have parameters of their own
-ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
+ACTIVATIONS: Mapping[str, Elementwise] = MappingProxyType(
     {
         "gelu": gelu,
         "gelu_10": gelu_10,

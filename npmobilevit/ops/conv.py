@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import numpy as np
 
 from npmobilevit.errors import ShapeError
 from npmobilevit.ops.arrays import Array, check_float, check_parameter, check_positive, pair
+
+MatMul: TypeAlias = Callable[[Array, Array], Array]  # (G, M, K), (G, K, N) -> (G, M, N)
 
 # Columns and products are made for bands of output rows, so that even for a large picture neither has more than
 # about this many elements (4 MiB in float32: as fast as any larger band).
@@ -63,6 +68,23 @@ def conv2d(
            [21., 36., 27.],
            [20., 33., 24.]])
     """
+    return convolve(
+        np.matmul, x, weight=weight, bias=bias, stride=stride, padding=padding, dilation=dilation, groups=groups
+    )
+
+
+def convolve(
+    matmul: MatMul,
+    x: Array,
+    *,
+    weight: Array,
+    bias: Array | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+) -> Array:
+    """:func:`conv2d` with another product of matrices."""
     check_float(x, ndim=4)
     check_float(weight, "weight", ndim=4)
     groups = check_positive("groups", groups)
@@ -100,7 +122,7 @@ def conv2d(
         writeable=False,
     )
     depthwise = group_channels == 1 and out_channels == groups
-    y = _depthwise(taps, weight) if depthwise else _grouped(taps, weight, groups)
+    y = _depthwise(taps, weight) if depthwise else _grouped(matmul, taps, weight, groups)
     if bias is not None:
         y += bias[:, np.newaxis, np.newaxis]
     return y
@@ -119,7 +141,7 @@ def _depthwise(taps: Array, weight: Array) -> Array:
     return y
 
 
-def _grouped(taps: Array, weight: Array, groups: int) -> Array:
+def _grouped(matmul: MatMul, taps: Array, weight: Array, groups: int) -> Array:
     """The general case as matrix products, kernels times columns of taps. Returns (N, O, H', W')."""
     n, channels, kernel_h, kernel_w, out_h, out_w = taps.shape
     out_channels = weight.shape[0]
@@ -131,6 +153,6 @@ def _grouped(taps: Array, weight: Array, groups: int) -> Array:
         for top in range(0, out_h, band):
             rows = slice(top, min(top + band, out_h))
             columns = image[..., rows, :].reshape(groups, kernels.shape[-1], -1)  # (groups, K, rows*W')
-            products = kernels @ columns  # (groups, O/groups, rows*W')
+            products = matmul(kernels, columns)  # (groups, O/groups, rows*W')
             result[:, :, rows] = products.reshape(*products.shape[:2], -1, out_w)
     return y.reshape(n, out_channels, out_h, out_w)

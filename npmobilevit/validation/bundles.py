@@ -56,8 +56,9 @@ _STRUCTURED: Mapping[str, type] = MappingProxyType(
     {"taps": list, "extra_taps": list}
     | dict.fromkeys(("versions", "config", "sha256", "aliases", "fingerprints", "bounds"), dict)
 )
-_OPTIONAL = ("extra_taps", "bounds", "model", "checkpoint_sha256")
-_TEXTS = ("format", "producer", "model", "class", "weights_sha256", "checkpoint_sha256", "input_sha256", "dtype")
+_OPTIONAL = ("extra_taps", "bounds", "model", "checkpoint_sha256", "precision")
+_TEXTS = ("format", "producer", "model", "class", "weights_sha256", "checkpoint_sha256", "input_sha256", "dtype",
+          "precision")  # fmt: skip
 
 
 class Fingerprint(NamedTuple):
@@ -530,7 +531,8 @@ def _facts(
         **origin,
         "class": type(network).__name__,
         "config": network.config.to_dict(),
-        "dtype": network.precision,
+        "dtype": network.dtype.name,
+        "precision": network.precision,
         "weights_sha256": weights_sha256(network),
         "input_sha256": made.hashes[PIXELS],
         "taps": names,
