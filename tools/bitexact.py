@@ -6,7 +6,7 @@
     python tools/bitexact.py study --numpy 2.0.0 --numpy 2.5.1 --output reference/measured/bitexact.json
 
 Cases are the small networks and the shipped checkpoints of reference/golden, and the published variants at 256x256 with
-weights that are made of whole numbers, so that they are the same everywhere, too. `study` runs `verify` with every
+weights that recipe.py makes of integers, so that they are the same everywhere, too. `study` runs `verify` with every
 kernel of OpenBLAS that this machine can run, one and two threads, fewer and fewer instructions for NumPy, and the
 versions of NumPy that are asked for, and does the same with float32 and float64 to see how far these would differ. It
 also measures accuracy, against float64, and time. NumPy and npmobilevit only.
@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import math
 import os
 import platform
 import re
@@ -32,6 +31,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from recipe import numbers, parameter
 from safetensors import safe_open
 
 import npmobilevit as nm
@@ -64,7 +64,8 @@ VARIANTS = {
 }
 SIZE = 256
 
-# Kernels of OpenBLAS for x86-64, oldest first; those that a machine cannot run end its process.
+# Core types that OpenBLAS can be told for x86-64, oldest first. It takes other kernels where a machine or the build has
+# not those of a type.
 CORETYPES = ("Prescott", "Core2", "Nehalem", "Barcelona", "Bulldozer", "Sandybridge", "Haswell", "Zen", "SkylakeX",
              "Cooperlake", "SapphireRapids")  # fmt: skip
 
@@ -91,7 +92,7 @@ def cases() -> Iterator[Case]:
         yield Case(f"shipped/{path.stem}", functools.partial(shipped_model, path.stem),
                    functools.partial(golden_pixels, path))  # fmt: skip
     for name in VARIANTS:
-        yield Case(f"whole-numbers/{name}", functools.partial(variant_model, name), variant_pixels)
+        yield Case(f"recipe/{name}", functools.partial(variant_model, name), variant_pixels)
 
 
 def golden_config(path: Path) -> nm.MobileViTConfig:
@@ -123,31 +124,12 @@ def variant_model(name: str, precision: str) -> PreTrainedModel:
     task, settings = VARIANTS[name]
     config, kind = nm.MobileViTConfig(**settings), CLASSES[task]
     shapes = expected_parameters(config, head=kind.head)
-    weights = {n: whole_weights(n, shape, seed) for seed, (n, shape) in enumerate(shapes.items())}
+    weights = {n: parameter("0", n, shape) for n, shape in shapes.items()}
     return kind(config, weights, precision=precision)
 
 
 def variant_pixels() -> NDArray[Any]:
-    return (whole_numbers((1, 3, SIZE, SIZE), 10**6) % 256 / 255).astype(np.float32)
-
-
-def whole_weights(name: str, shape: tuple[int, ...], seed: int) -> NDArray[Any]:
-    """Parameters that keep the values of every layer near one."""
-    r = (whole_numbers(shape, seed) / 2**15 - 1).astype(np.float32)  # -1..1
-    if len(shape) > 1:
-        return r * np.float32(math.ldexp(1.0, math.frexp(4.8 / math.prod(shape[1:]))[1] // 2))  # about a square root
-    if name.endswith("running_var") or name.endswith("weight"):
-        return 1 + r / 4
-    return r / 8
-
-
-def whole_numbers(shape: tuple[int, ...], seed: int) -> NDArray[np.uint64]:
-    """Numbers of 0..65535 from a mixer of bits (SplitMix64; Steele, Lea and Flood, OOPSLA 2014)."""
-    z = np.arange(1, 1 + math.prod(shape), dtype=np.uint64) + np.uint64(seed << 32)
-    z *= np.uint64(0x9E3779B97F4A7C15)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        z = (z ^ (z >> np.uint64(shift))) * np.uint64(factor)
-    return ((z ^ (z >> np.uint64(31))) >> np.uint64(48)).reshape(shape)
+    return (numbers("0/pixel_values", 1, 3, SIZE, SIZE) + 1) / 2
 
 
 def hashes(case: Case, precision: str) -> dict[str, str]:
@@ -200,15 +182,25 @@ class Setting(NamedTuple):
 def settings(numpys: Mapping[str, str]) -> Iterator[Setting]:
     """One after another; the first is the machine as it is."""
     yield Setting("as it is, 1 thread", {"OPENBLAS_NUM_THREADS": "1"})
-    for core in CORETYPES:
+    for kernels, core in available_kernels().items():
         for threads in ("1", "2"):
             variables = {"OPENBLAS_CORETYPE": core, "OPENBLAS_NUM_THREADS": threads}
-            yield Setting(f"OpenBLAS {core}, {threads} thread{'s' * (threads > '1')}", variables)
+            yield Setting(f"OpenBLAS for {kernels}, {threads} thread{'s' * (threads > '1')}", variables)
     for version, python in {np.__version__: sys.executable, **numpys}.items():
         for features in instruction_sets(python):
             name = f"NumPy {version}, 2 threads" + (f", without {' '.join(features)}" if features else "")
             variables = {"OPENBLAS_NUM_THREADS": "2", "NPY_DISABLE_CPU_FEATURES": " ".join(features)}
             yield Setting(name, variables, python)
+
+
+def available_kernels() -> dict[str, str]:
+    """Names of the kernels that OpenBLAS has for this machine, each with a core type that makes it choose them."""
+    found: dict[str, str] = {}
+    for core in CORETYPES:
+        row, _ = run(Setting(core, {"OPENBLAS_CORETYPE": core}), "no case")
+        found.setdefault(row.get("kernels", ""), core)
+    found.pop("", None)
+    return found
 
 
 FEATURES = """
@@ -264,7 +256,7 @@ def study(only: str, numpys: list[str], output: Path | None) -> None:
             rows.append(row)
             print(json.dumps(row), flush=True)
     costs = [
-        cost(case) for case in cases() if case.name.startswith(("shipped", "whole")) and re.search(only, case.name)
+        cost(case) for case in cases() if case.name.startswith(("shipped", "recipe")) and re.search(only, case.name)
     ]
     for row in costs:
         print(json.dumps(row), flush=True)
@@ -277,8 +269,7 @@ def study(only: str, numpys: list[str], output: Path | None) -> None:
 
 
 def run(setting: Setting, only: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Compute in a process of its own. A kernel that the machine cannot run ends it, and OpenBLAS may choose another
-    than it is told."""
+    """Compute in a process of its own, which kernels that the machine cannot run would end."""
     variables = {**os.environ, "PYTHONPATH": str(ROOT / "tools"), **setting.environment}
     done = subprocess.run([setting.python, "-c", COMPUTE, only], env=variables, capture_output=True, text=True)
     row: dict[str, Any] = {"setting": setting.name}

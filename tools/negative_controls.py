@@ -20,7 +20,6 @@ import os
 import platform
 import random
 import re
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -33,9 +32,9 @@ import ports
 import torch
 import transformers
 from resumable import Json, perform_all, read_state
+from verdicts import digest
 
 from npmobilevit.validation import check
-from npmobilevit.validation.report import Report
 
 SIZES = ((128, 128), (224, 224), (203, 157))
 BATCHES = (1, 2)
@@ -84,18 +83,6 @@ def perform(control: Control) -> Json:
     x = ports.pixel_values(height, width, batch, seed) if x is None else x
     report = check(ports.run(port, network.theirs, x), network.ours, image=image, profile=port.profile)
     return {"check": control.name, "port": port.id, **digest(report), "seconds": time.perf_counter() - start}
-
-
-def digest(report: Report) -> Json:
-    ratios = [judgement.ratio for judgement in report.judgements]
-    return {
-        "verdict": report.verdict,
-        "behaves_as": report.behaves_as,
-        "alarms": [f"{finding.tap}: {finding.message}" for finding in report.failures],
-        "unusual": [finding.tap for finding in report.findings if finding.severity == "unusual"],
-        "judgements": len(ratios),
-        "largest_ratio": min(max(ratios), sys.float_info.max),  # infinite where no difference is allowed
-    }
 
 
 def summary(results: Iterable[Json]) -> list[Json]:
