@@ -1,0 +1,132 @@
+"""The judge of real programs, with programs that the tests write: an honest one, a wrong one and one that dies."""
+
+import json
+import sys
+from pathlib import Path
+
+import judge_backends as tool
+import pytest
+from backends.catalogue import BACKENDS, ENVIRONMENTS, Backend, Export
+
+from npmobilevit.validation.profiles import PROFILES
+
+MEASURED = tool.ROOT / "reference" / "measured" / "backends.json"
+
+RUNNER = """
+import sys
+sys.path.insert(0, {runners!r})
+import numpy as np
+import npmobilevit as nm
+from runner import serve
+
+def prepare(request):
+    network = nm.load(str(request.checkpoint)).network
+    assert request.shape == (1, 3, 32, 40)
+    {check}
+    def run(x):
+        taps = network.taps(x)
+        {change}
+        return taps
+    return run
+
+serve(prepare, ["pillow"], lambda: {{"kernels": "ours"}})
+"""
+EXPORTER = """
+import argparse, pathlib
+parser = argparse.ArgumentParser()
+for name in ("--checkpoint", "--out", "--variant"):
+    parser.add_argument(name)
+parser.add_argument("--shape", nargs=4)
+arguments = parser.parse_args()
+out = pathlib.Path(arguments.out)
+out.write_text(" ".join(arguments.shape) + " " + arguments.variant)
+(out.parents[1] / "exports").open("a").write("once ")
+"""
+
+
+@pytest.fixture()
+def job(tmp_path, monkeypatch):
+    """Makes the job of a backend whose runner is this program, in an environment that is this one."""
+    (tmp_path / "here" / "bin").mkdir(parents=True)
+    python = tmp_path / "here" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    (tmp_path / "export.py").write_text(EXPORTER)
+    monkeypatch.setattr(tool, "RUNNERS", tmp_path)
+    runners = str(tool.ROOT / "tools" / "backends")
+
+    def make(change="pass", check="pass", environment="here", **fields):
+        (tmp_path / "runner.py").write_text(RUNNER.format(runners=runners, change=change, check=check))
+        backend = Backend("mine", "fp32", "a | b", ("pillow",), environment, "runner.py", **fields)
+        monkeypatch.setitem(tool.ALL, "mine", backend)
+        return tool.Job("mine", "cifar10-xx-small", 32, 40, tmp_path)
+
+    return make
+
+
+def test_an_honest_program_passes_on_every_picture(job):
+    result = tool.perform(job())
+    assert [check["verdict"] for check in result["pictures"].values()] == ["pass"] * 3
+    assert result["versions"].keys() == {"python", "numpy", "pillow", "kernels"}
+    assert result["job"] == "mine/cifar10-xx-small/32x40"
+
+
+def test_a_program_with_a_mistake_fails(job):
+    result = tool.perform(job("taps['mobilevit.conv_1x1_exp'] = taps['mobilevit.conv_1x1_exp'] * np.float32(1.001)"))
+    assert [check["verdict"] for check in result["pictures"].values()] == ["fail"] * 3
+    assert result["pictures"]["street"]["alarms"][0].startswith("mobilevit.conv_1x1_exp")
+    (row,) = tool.summary({result["job"]: result})
+    assert row["verdicts"] == {"pass": 0, "screened": 0, "fail": 3}
+    assert row["alarms"]
+
+
+def test_few_taps_are_screened(job):
+    result = tool.perform(job("taps = {'logits': taps['logits']}"))
+    assert {check["verdict"] for check in result["pictures"].values()} == {"screened"}
+
+
+def test_the_last_words_of_a_program_that_dies_are_in_the_table(job):
+    result = tool.perform(job(check="raise SystemExit('no such | instruction')"))
+    assert result["not_run"] == "no such | instruction"
+    assert "pictures" not in result
+    (row,) = tool.summary({result["job"]: result})
+    assert tool.table([row]).splitlines()[-1] == (
+        "| `mine`: a \\| b |  | fp32 |  |  |  |  | not run: no such \\| instruction |"
+    )
+
+
+def test_an_environment_that_cannot_be_made_says_what_pip_said(job, tmp_path, monkeypatch):
+    monkeypatch.setitem(ENVIRONMENTS, "gone", ("not a requirement",))
+    tool.make("gone", tmp_path)
+    assert "equirement" in tool.perform(job(environment="gone"))["not_run"]
+
+
+def test_an_export_is_made_once_a_size(job, tmp_path):
+    export = Export("here", "export.py", "taps", ".txt")
+    check = "assert request.model.read_text() == '1 3 32 40 taps'"
+    for _ in range(2):
+        assert "pictures" in tool.perform(job(check=check, export=export))
+    assert (tmp_path / "exports").read_text() == "once "
+
+
+def test_backends_of_the_catalogue_are_whole():
+    scripts = {path.name for path in tool.RUNNERS.glob("run_*.py")} | {p.name for p in tool.RUNNERS.glob("export_*.py")}
+    exports = {backend.export for backend in BACKENDS if backend.export}
+    assert scripts == {backend.runner for backend in BACKENDS} | {export.script for export in exports}
+    used = {backend.environment for backend in BACKENDS} | {export.environment for export in exports}
+    assert used == set(ENVIRONMENTS)
+    assert all(backend.profile in PROFILES for backend in BACKENDS)
+    assert len(tool.ALL) == len(BACKENDS) + len(tool.OWN)
+
+
+def test_the_table_of_the_page_is_the_one_of_the_figures():
+    rows = json.loads(MEASURED.read_text(encoding="utf-8"))["backends"]
+    page = tool.PAGE.read_text(encoding="utf-8")
+    assert tool.with_table(page, rows) == page, "run tools/judge_backends.py --output"
+    assert tool.with_table(page, rows[1:]) != page
+
+
+def test_the_figures_are_of_all_backends_and_jobs():
+    rows = {row["backend"]: row for row in json.loads(MEASURED.read_text(encoding="utf-8"))["backends"]}
+    planned = [job.backend for job in tool.jobs(Path())]
+    assert {name: row["jobs"] for name, row in rows.items()} == {name: planned.count(name) for name in tool.ALL}

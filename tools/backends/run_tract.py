@@ -1,0 +1,28 @@
+"""tract on the CPU, from the ONNX export.
+
+pip install tract==0.23.9 onnx==1.23.2 numpy safetensors
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx
+import tract
+from runner import Pixels, Request, Taps, serve
+
+
+def prepare(request: Request) -> Callable[[Pixels], Taps]:
+    """The optimized network of the export."""
+    # tract keeps the order of the outputs but not what they are called.
+    names = [output.name for output in onnx.load(request.model).graph.output]
+    network = tract.onnx().load(str(request.model)).into_model().into_runnable()
+
+    def run(x: Pixels) -> Taps:
+        return {name: value.to_numpy() for name, value in zip(names, network.run([x]), strict=True)}
+
+    return run
+
+
+if __name__ == "__main__":
+    serve(prepare, ["tract"])
