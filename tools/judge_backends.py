@@ -116,7 +116,9 @@ def pixel_values(job: Job, picture: str) -> NDArray[np.float32]:
     """A picture in the size of a job, (1, 3, H, W): its shortest edge resized to the longer side, then cut."""
     pixels: NDArray[np.float32] = pipeline(job.checkpoint).processor.preprocess(
         IMAGES / f"{picture}.png",
+        do_resize=True,
         size={"shortest_edge": max(job.height, job.width)},
+        do_center_crop=True,
         crop_size={"height": job.height, "width": job.width},
     )["pixel_values"]
     return pixels

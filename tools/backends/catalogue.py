@@ -97,6 +97,7 @@ ORT = (("onnxruntime",), "onnxruntime", "run_onnxruntime.py")
 OPENVINO = (("openvino",), "openvino", "run_openvino.py")
 TF = (("tensorflow-cpu", "transformers"), "tensorflow")
 NCNNS = (("ncnn",), "ncnn", "run_ncnn.py")
+MNN = (("MNN",), "mnn", "run_mnn.py")
 ET = (("executorch", "torch"), "executorch", "run_executorch.py", "")
 
 BACKENDS: tuple[Backend, ...] = (
@@ -131,6 +132,7 @@ BACKENDS: tuple[Backend, ...] = (
     Backend("ncnn-half", "fp16", "as pnnx makes it: float16 weights, the logits alone", *NCNNS, "default", NCNN_HALF),
     Backend("executorch", "fp32", "portable kernels", *ET, EXECUTORCH_TAPS),
     Backend("executorch-xnnpack", "fp32", "XNNPACK, the logits alone", *ET, EXECUTORCH_FUSED),
-    Backend("mnn", "fp32", "high precision, the logits alone", ("MNN",), "mnn", "run_mnn.py", "float32", ONNX_FUSED),
+    Backend("mnn", "fp32", "high precision", *MNN, "default", ONNX_TAPS, finding="Winograd tiles too large"),
+    Backend("mnn-small-tiles", "fp32", "high precision, small tiles", *MNN, "small-tiles", ONNX_TAPS),
     Backend("tract", "fp32", "its optimised network", ("tract",), "tract", "run_tract.py", "", ONNX_TAPS),
 )  # fmt: skip

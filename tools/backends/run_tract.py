@@ -1,5 +1,8 @@
 """tract on the CPU, from the ONNX export.
 
+It folds a normalization into the convolution before it, and computes that convolution once more where it is an output;
+what it shows there is not what it went on with, and is left out.
+
 pip install tract==0.23.9 onnx==1.23.2 numpy safetensors
 """
 
@@ -19,9 +22,15 @@ def prepare(request: Request) -> Callable[[Pixels], Taps]:
     network = tract.onnx().load(str(request.model)).into_model().into_runnable()
 
     def run(x: Pixels) -> Taps:
-        return {name: value.to_numpy() for name, value in zip(names, network.run([x]), strict=True)}
+        values = {name: value.to_numpy() for name, value in zip(names, network.run([x]), strict=True)}
+        return {name: value for name, value in values.items() if _normalized(name) not in values}
 
     return run
+
+
+def _normalized(name: str) -> str:
+    """The tap of the normalization behind a convolution; of other taps no tap at all."""
+    return name.removesuffix("convolution") + "normalization" if name.endswith(".convolution") else ""
 
 
 if __name__ == "__main__":
