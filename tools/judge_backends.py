@@ -150,7 +150,7 @@ def foreign(job: Job, folder: Path) -> dict[str, Path]:
 
 
 def exported(job: Job, export: Export) -> Path:
-    """The file that an exporter makes of the checkpoint for the size, made if it is not there; others may lie beside it."""
+    """The file that an exporter makes of the checkpoint for the size, if it is not there; others may lie beside it."""
     size = f"{job.height}x{job.width}"
     folder = job.environments / "exported" / "-".join((Path(export.script).stem, export.variant, job.checkpoint, size))
     name = f"model{export.suffix}"

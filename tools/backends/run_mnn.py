@@ -28,10 +28,7 @@ def prepare(request: Request) -> Callable[[Pixels], Taps]:
         model.graph.output.remove(output)
     cut, converted = str(request.work / "network.onnx"), str(request.work / "network.mnn")
     onnx.save(model, cut)
-    _tools.mnnconvert(
-        ["mnnconvert", "-f", "ONNX", "--modelFile", cut, "--MNNModel", converted, "--bizCode", "biz",
-         "--keepInputFormat"]
-    )  # fmt: skip
+    _tools.mnnconvert(["mnnconvert", "-f", "ONNX", "--modelFile", cut, "--MNNModel", converted, "--bizCode", "b"])
     runtime = MNN.nn.create_runtime_manager(({"backend": "CPU", "precision": "high"},))
     if request.variant == "small-tiles":
         runtime.set_hint(WINOGRAD_MEMORY_LEVEL, 1)
