@@ -40,7 +40,7 @@ parser.add_argument("--shape", nargs=4)
 arguments = parser.parse_args()
 out = pathlib.Path(arguments.out)
 out.write_text(" ".join(arguments.shape) + " " + arguments.variant)
-(out.parents[1] / "exports").open("a").write("once ")
+(out.parents[2] / "exports").open("a").write("once ")
 """
 
 

@@ -135,4 +135,5 @@ BACKENDS: tuple[Backend, ...] = (
     Backend("mnn", "fp32", "high precision", *MNN, "default", ONNX_TAPS, finding="Winograd tiles too large"),
     Backend("mnn-small-tiles", "fp32", "high precision, small tiles", *MNN, "small-tiles", ONNX_TAPS),
     Backend("tract", "fp32", "its optimised network", ("tract",), "tract", "run_tract.py", "", ONNX_TAPS),
+    Backend("tinygrad", "fp32", "its ONNX front end", ("tinygrad",), "tinygrad", "run_tinygrad.py", "", ONNX_TAPS),
 )  # fmt: skip
