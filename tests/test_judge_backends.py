@@ -44,7 +44,7 @@ out.write_text(" ".join(arguments.shape) + " " + arguments.variant)
 """
 
 
-@pytest.fixture()
+@pytest.fixture
 def job(tmp_path, monkeypatch):
     """Makes the job of a backend whose runner is this program, in an environment that is this one."""
     (tmp_path / "here" / "bin").mkdir(parents=True)

@@ -25,6 +25,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 import transformers
+from backends.torch_network import dump
 from benchmark import VARIANTS
 from numpy.typing import NDArray
 from scaled_weights import scale_weights
@@ -106,28 +107,6 @@ def run(port: Port, model: nn.Module, pixel_values: NDArray[np.float32]) -> Taps
         taps = dump(ported, port.prepare(torch.from_numpy(pixel_values)))
     shown = ((name, port.show(name, value)) for name, value in taps.items())
     return {name: value.float().contiguous().numpy() for name, value in shown if value is not None}
-
-
-def dump(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Run a network and return the first tensor that each of its modules returns, without dropouts and modules that
-    were silenced."""
-    taps = {"pixel_values": x}
-
-    def note(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        taps[name] = (output if isinstance(output, Tensor) else output[0]).clone()
-
-    hooks = [
-        module.register_forward_hook(functools.partial(note, name))
-        for name, module in model.named_modules()
-        if name and not isinstance(module, nn.Dropout | nn.Dropout2d) and not getattr(module, "silent", False)
-    ]
-    try:
-        with torch.no_grad():
-            taps["logits"] = model(pixel_values=x).logits
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return taps
 
 
 # Networks and pictures ---------------------------------------------------------------------------------------------

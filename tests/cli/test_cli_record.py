@@ -9,6 +9,7 @@ import pytest
 from commandline import files_below, process, run, run_json, write_picture
 
 from npmobilevit import load
+from npmobilevit.validation import check
 from npmobilevit.validation.bundles import Bundle, record
 from npmobilevit.validation.candidates import read_candidate
 
@@ -77,6 +78,18 @@ def test_options_of_bundles(capsys, picture, model):
     assert found.facts["dtype"] == "float32"
     assert found.bounds
     assert document["fingerprints"] == len(found.fingerprints) > 0
+
+
+def test_bits_that_are_the_same_everywhere(capsys, picture, model, classifier_folder):
+    code, document = run_json(
+        capsys, "record", picture, "-o", "b.safetensors", *model, "--precision", "bitexact", "--with-bounds"
+    )
+    found = Bundle.load("b.safetensors")
+    assert (code, document["model"]["precision"]) == (0, "bitexact")
+    assert (found.facts["precision"], found.facts["dtype"]) == ("bitexact", "float64")
+    exact = load(classifier_folder, precision="bitexact").network.taps(found["pixel_values"])
+    assert all(np.array_equal(found[name], value) for name, value in exact.items())
+    assert check(found, classifier_folder).verdict == "pass"
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz", "safetensors"])
