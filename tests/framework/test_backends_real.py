@@ -1,5 +1,6 @@
 """Real backends, each run in a process of its own by its script in tools/backends, and what the check says of them."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -90,3 +91,11 @@ def test_a_convolution_that_is_off_by_a_hundredth_fails_there(pixels, tmp_path):
     report = check(dumped_by("run_torch.py", pixels, tmp_path, checkpoint, "float32"), CLASSIFIER)
     assert report.verdict == "fail"
     assert [judgement.tap for judgement in report.judgements if judgement.status == "wrong"] == [wrong]
+
+
+def test_the_minimal_case_of_onnxruntime_says_what_this_processor_does():
+    pytest.importorskip("onnxruntime")
+    script = ROOT / "tools" / "backends" / "minimal_onnxruntime_int8.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    found = int(re.search(r"gives (\d+), right is 64770", done.stdout)[1])
+    assert (done.returncode, found) in ((1, 32767), (0, 64770))

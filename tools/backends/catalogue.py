@@ -104,8 +104,7 @@ BACKENDS: tuple[Backend, ...] = (
     Backend("torch-float32", "fp32", "PyTorch, eager", *TORCHES, "float32"),
     Backend("torch-bfloat16", "bf16", "PyTorch, eager, weights and values bfloat16", *TORCHES, "bfloat16"),
     Backend("torch-float16", "fp16", "PyTorch, eager, weights and values float16", *TORCHES, "float16"),
-    Backend("torch-compile", "fp32", "torch.compile, one graph with all taps", *TORCHES, "compile", is_slow=True),
-    Backend("torch-compile-fused", "fp32", "torch.compile, one graph; stages", *TORCHES, "compile-fused", is_slow=True),
+    Backend("torch-compile", "fp32", "torch.compile, in one graph; stages", *TORCHES, "compile", is_slow=True),
     Backend(
         "timm", "fp32", "timm's own network", ("timm", "torch"), "timm", "run_timm.py", tasks=("classification",),
     ),

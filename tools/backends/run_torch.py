@@ -1,10 +1,9 @@
 """PyTorch itself, eager in three precisions or compiled in float32.
 
 --variant float32|bfloat16|float16   eager; in half precision, weights and pixel values are of it as well
---variant compile                    torch.compile (inductor) in one graph that returns all taps
---variant compile-fused              in one graph that returns the hidden states and the logits
+--variant compile                    torch.compile (inductor), in one graph that returns the hidden states and the logits
 
-pip install torch==2.13.0 transformers==5.23.0 safetensors==0.8.0     and a C++ compiler for the compiled ones
+pip install torch==2.13.0 transformers==5.23.0 safetensors==0.8.0     and a C++ compiler for the compiled one
 """
 
 from __future__ import annotations
@@ -16,10 +15,9 @@ from typing import Any
 import torch
 from runner import Pixels, Request, Taps, serve
 from torch import Tensor, nn
-from torch_network import dump, load, tap_names
+from torch_network import dump, load
 
 HIDDEN = (*(f"mobilevit.encoder.layer.{i}" for i in range(5)), "mobilevit.conv_1x1_exp")
-COMPILED = {"compile": lambda name: True, "compile-fused": HIDDEN.__contains__}
 
 
 class Hooked(nn.Module):
@@ -44,9 +42,8 @@ class Hooked(nn.Module):
 
 def prepare(request: Request) -> Callable[[Pixels], Taps]:
     model = load(request.checkpoint)
-    if request.variant in COMPILED:
-        names = filter(COMPILED[request.variant], tap_names(model, request.shape))
-        network = torch.compile(Hooked(model, set(names)), fullgraph=True)  # a break of the graph is an error
+    if request.variant == "compile":
+        network = torch.compile(Hooked(model, HIDDEN), fullgraph=True)  # a break of the graph is an error
         return lambda x: _arrays(_run(network, torch.from_numpy(x)))
     precision = getattr(torch, request.variant)
     model.to(precision)
