@@ -1,7 +1,7 @@
 """PyTorch itself, eager in three precisions or compiled in float32.
 
 --variant float32|bfloat16|float16   eager; in half precision, weights and pixel values are of it as well
---variant compile                    torch.compile (inductor), in one graph that returns the hidden states and the logits
+--variant compile                    torch.compile (inductor), in one graph that returns hidden states and logits
 
 pip install torch==2.13.0 transformers==5.23.0 safetensors==0.8.0     and a C++ compiler for the compiled one
 """
