@@ -41,8 +41,9 @@ class PreTrainedModel:
         All parameters under transformers' names (:func:`npmobilevit.config.expected_parameters`), in any float
         dtype. They are copied. ``num_batches_tracked`` counters may be among them.
     precision : {"float32", "float64", "bitexact"}
-        Arithmetic of the network. The results of "bitexact" are float64, with the same bits on every machine, at
-        about ten times the time of "float32"; it knows the activations SiLU, ReLU and GELU.
+        Arithmetic of the network. Of "bitexact", all values and logits are float64 with the same bits on every machine
+        with IEEE 754 arithmetic, at some five times the time of "float32"; losses, and scores made of the logits, are
+        computed as in "float64". It has the activations SiLU, ReLU and GELU.
     engine : {"reference"}
         The readable network.
 

@@ -4,6 +4,7 @@ The bits are those of the same formulas in plain loops over Python floats and wh
 order that is written down, and no BLAS, mathematical library or NumPy in sight.
 """
 
+import functools
 import itertools
 import math
 import warnings
@@ -19,7 +20,7 @@ from hypothesis.extra.numpy import arrays
 
 from npmobilevit import ops
 from npmobilevit.arithmetic import BITEXACT
-from npmobilevit.ops import bitexact
+from npmobilevit.ops import activation, bitexact
 from npmobilevit.scope import OpTable
 
 quick = settings(derandomize=True, deadline=None, max_examples=40)
@@ -214,6 +215,42 @@ def test_the_bits_of_silu():
     same_bits(bitexact.silu(x), [silu(value) for value in x.tolist()])
 
 
+def test_the_bits_of_gelu():
+    """Its rational approximations, one rounding a step; no power of e but the polynomial's."""
+    x = np.concatenate([np.linspace(-9, 9, 181), [-40.0, 40.0]])
+
+    def ratio(coefficients, value):
+        numerator, denominator = (functools.reduce(lambda y, c: y * value + c, row, 0.0) for row in coefficients)
+        return numerator / denominator
+
+    def minus_square(a):
+        coarse = math.trunc(a * 16) / 16
+        return exponential(-coarse * coarse) * exponential(-(a - coarse) * (a + coarse))
+
+    def erfc(a):
+        if a <= 0.46875:
+            return 1 - a * ratio(activation._ERF_SMALL, a * a)
+        if a <= 4:
+            return minus_square(a) * ratio(activation._ERFC_MIDDLE, a)
+        if a >= 27:
+            return 0.0
+        inverse = 1 / (a * a)
+        rest = 1 / math.sqrt(math.pi) - inverse * ratio(activation._ERFC_LARGE, inverse)
+        return minus_square(a) * rest / a
+
+    def gelu(value):
+        half_tail = 0.5 * erfc(abs(value) * math.sqrt(0.5))
+        return value * (half_tail if value < 0 else 1 - half_tail)
+
+    same_bits(bitexact.gelu(x), [gelu(value) for value in x.tolist()])
+
+
+@pytest.mark.parametrize("name", bitexact.ACTIVATIONS)
+def test_activations_keep_nan(name):
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(bitexact.ACTIVATIONS[name](np.array([1.0, np.nan, -1.0]))).tolist() == [False, True, False]
+
+
 def test_relu_makes_no_negative_zero():
     same_bits(bitexact.relu(np.array([-2.0, -0.0, 0.0, 3.0])), [0.0, 0.0, 0.0, 3.0])
 
@@ -272,6 +309,36 @@ def test_every_operator_is_replaced_or_needs_no_replacement():
 def test_operators_are_those_of_the_same_name(name):
     arguments, options = ARGUMENTS[name]()
     assert_close(getattr(BITEXACT, name)(*arguments, **options), getattr(ops, name)(*arguments, **options), roundings=1)
+
+
+def test_the_bits_of_operators_without_another_form():
+    """Depthwise convolution, batch normalisation and the blend of a resize are single roundings in a fixed order."""
+    x, weight = normal(1, 3, 5, 4) / 3, normal(3, 1, 3, 3, seed=1) / 3
+    parameters = {"weight": normal(3, seed=2), "bias": normal(3, seed=3), "running_mean": normal(3, seed=4),
+                  "running_var": np.abs(normal(3, seed=5))}  # fmt: skip
+    filtered, normalized = np.zeros(x.shape), np.zeros(x.shape)
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    for n, c, i, j in np.ndindex(*x.shape):
+        for ky, kx in np.ndindex(3, 3):
+            filtered[n, c, i, j] = float(filtered[n, c, i, j]) + float(padded[n, c, i + ky, j + kx]) * float(
+                weight[c, 0, ky, kx]
+            )
+        w, b, mean, var = (float(parameters[k][c]) for k in ("weight", "bias", "running_mean", "running_var"))
+        scale = w / math.sqrt(var + 1e-5)
+        normalized[n, c, i, j] = float(x[n, c, i, j]) * scale + (b - mean * scale)
+    same_bits(bitexact.conv2d(x, weight=weight, padding=1, groups=3), filtered)
+    same_bits(ops.batch_norm(x, **parameters), normalized)
+    line = x[:, :, :1]
+    blended = [[[[a * (1 - w) + b * w for a, b, w in blend(row)]] for row in image[:, 0].tolist()] for image in line]
+    same_bits(ops.resize_bilinear(line, (1, 7)), blended)
+
+
+def blend(row):
+    """The two sources of each of 7 positions of a row of 4, and the weight of the second."""
+    for i in range(7):
+        position = max((i + 0.5) * (4 / 7) - 0.5, 0.0)
+        first = min(int(position), 3)
+        yield row[first], row[min(first + 1, 3)], min(max(position - first, 0.0), 1.0)
 
 
 def test_convolution_by_its_definition():
