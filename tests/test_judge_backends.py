@@ -6,8 +6,9 @@ from pathlib import Path
 
 import judge_backends as tool
 import pytest
-from backends.catalogue import BACKENDS, ENVIRONMENTS, Backend, Export
+from backends.catalogue import BACKENDS, ENVIRONMENTS, Backend, Export, Finding
 
+from npmobilevit.errors import BundleError
 from npmobilevit.validation.profiles import PROFILES
 
 MEASURED = tool.ROOT / "reference" / "measured" / "backends.json"
@@ -77,7 +78,24 @@ def test_a_program_with_a_mistake_fails(job):
     assert result["pictures"]["street"]["alarms"][0].startswith("mobilevit.conv_1x1_exp")
     (row,) = tool.summary({result["job"]: result})
     assert row["verdicts"] == {"pass": 0, "screened": 0, "fail": 3}
-    assert row["alarms"]
+    assert row["false_alarms"] == row["alarms"] != []
+
+
+@pytest.mark.parametrize(("taps", "is_known"), [("conv_1x1_exp", True), ("classifier", False)])
+def test_a_finding_excuses_its_own_taps_only(job, taps, is_known):
+    mistake = "taps['mobilevit.conv_1x1_exp'] = taps['mobilevit.conv_1x1_exp'] * np.float32(1.001)"
+    result = tool.perform(job(mistake, finding=Finding("off by a thousandth", taps)))
+    (row,) = tool.summary({result["job"]: result})
+    assert (row["finding"], row["false_alarms"] == []) == ("off by a thousandth", is_known)
+
+
+def test_a_dump_that_cannot_be_judged_is_wrong(job, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise BundleError("too many taps", "bundle-taps")
+
+    monkeypatch.setattr(tool, "check", refuse)
+    found = tool.perform(job())["pictures"]["street"]
+    assert (found["verdict"], found["alarms"]) == ("fail", ["dump: too many taps"])
 
 
 def test_few_taps_are_screened(job):
@@ -95,10 +113,27 @@ def test_the_last_words_of_a_program_that_dies_are_in_the_table(job):
     )
 
 
+def test_a_part_that_was_not_run_is_told_beside_the_rest(job):
+    good = tool.perform(job())
+    bad = {"job": "other", "backend": "mine", "not_run": "out of memory"}
+    (row,) = tool.summary({"good": good, "other": bad})
+    assert tool.table([row]).splitlines()[-1].endswith("; not all were run: out of memory |")
+
+
 def test_an_environment_that_cannot_be_made_says_what_pip_said(job, tmp_path, monkeypatch):
     monkeypatch.setitem(ENVIRONMENTS, "gone", ("not a requirement",))
     tool.make("gone", tmp_path)
     assert "equirement" in tool.perform(job(environment="gone"))["not_run"]
+
+
+def test_an_environment_is_made_anew_for_other_requirements(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(tool.venv, "create", lambda place, **_options: place.mkdir(exist_ok=True))
+    monkeypatch.setattr(tool, "run", lambda command: made.append(command[-1]))
+    for requirements in (("one",), ("one",), ("one", "-n two")):
+        monkeypatch.setitem(ENVIRONMENTS, "some", requirements)
+        tool.make("some", tmp_path)
+    assert made == ["one", "one", "two"]
 
 
 def test_an_export_is_made_once_a_size(job, tmp_path):

@@ -56,6 +56,13 @@ EXECUTORCH_TAPS = Export("executorch", "export_executorch.py", "taps", ".pte")
 EXECUTORCH_FUSED = Export("executorch", "export_executorch.py", "fused", ".pte")
 
 
+class Finding(NamedTuple):
+    """A defect of a backend that reference/backends.md describes."""
+
+    name: str
+    taps: str  # where it makes the backend wrong, a regular expression
+
+
 class Backend(NamedTuple):
     """A real program that runs the network.
 
@@ -75,8 +82,8 @@ class Backend(NamedTuple):
         The kinds of checkpoints that it can run.
     is_slow : bool
         Whether it, or the check of what it gives, takes so long that one size must do.
-    finding : str
-        A defect of it that reference/backends.md describes, and for which it fails; empty if it is to pass.
+    finding : Finding, optional
+        What makes it fail; without one it is to pass.
     """
 
     id: str
@@ -89,8 +96,11 @@ class Backend(NamedTuple):
     export: Export | None = None
     tasks: tuple[str, ...] = BOTH
     is_slow: bool = False
-    finding: str = ""
+    finding: Finding | None = None
 
+
+SATURATES = Finding("MatMulInteger saturates", r"transformer|classifier|logits")
+LARGE_TILES = Finding("Winograd tiles too large", r"(conv_kxk|fusion)")
 
 TORCHES = (("torch", "transformers"), "torch", "run_torch.py")
 ORT = (("onnxruntime",), "onnxruntime", "run_onnxruntime.py")
@@ -113,7 +123,7 @@ BACKENDS: tuple[Backend, ...] = (
     Backend("onnxruntime-int8", "int8-dynamic", "dynamic quantization, uint8 weights", *ORT, "int8", ONNX_TAPS),
     Backend(
         "onnxruntime-int8-signed", "int8-dynamic", "dynamic quantization, int8 weights, the default", *ORT,
-        "int8-signed", ONNX_TAPS, is_slow=True, finding="MatMulInteger saturates",
+        "int8-signed", ONNX_TAPS, is_slow=True, finding=SATURATES,
     ),
     Backend(
         "onnx-reference", "fp32", "ONNX's reference evaluator", ("onnx",), "onnx", "run_onnx_reference.py",
@@ -131,7 +141,7 @@ BACKENDS: tuple[Backend, ...] = (
     Backend("ncnn-half", "fp16", "as pnnx makes it: float16 weights, the logits alone", *NCNNS, "default", NCNN_HALF),
     Backend("executorch", "fp32", "portable kernels", *ET, EXECUTORCH_TAPS),
     Backend("executorch-xnnpack", "fp32", "XNNPACK, the logits alone", *ET, EXECUTORCH_FUSED),
-    Backend("mnn", "fp32", "high precision", *MNN, "default", ONNX_TAPS, finding="Winograd tiles too large"),
+    Backend("mnn", "fp32", "high precision", *MNN, "default", ONNX_TAPS, finding=LARGE_TILES),
     Backend("mnn-small-tiles", "fp32", "high precision, small tiles", *MNN, "small-tiles", ONNX_TAPS),
     Backend("tract", "fp32", "its optimised network", ("tract",), "tract", "run_tract.py", "", ONNX_TAPS),
     Backend("tinygrad", "fp32", "its ONNX front end", ("tinygrad",), "tinygrad", "run_tinygrad.py", "", ONNX_TAPS),
