@@ -49,7 +49,7 @@ class Export(NamedTuple):
 ONNX_TAPS = Export("export-onnx", "export_onnx.py", "taps", ".onnx")
 ONNX_FUSED = Export("export-onnx", "export_onnx.py", "fused", ".onnx")
 TFLITE = Export("tensorflow", "export_tflite.py", "plain", ".tflite")
-TFLITE_DEFAULT = Export("tensorflow", "export_tflite.py", "default-fused", ".tflite")
+TFLITE_DEFAULT = Export("tensorflow", "export_tflite.py", "default", ".tflite")
 NCNN = Export("export-ncnn", "export_ncnn.py", "taps", ".param")
 NCNN_HALF = Export("export-ncnn", "export_ncnn.py", "half", ".param")
 EXECUTORCH_TAPS = Export("executorch", "export_executorch.py", "taps", ".pte")
@@ -131,11 +131,11 @@ BACKENDS: tuple[Backend, ...] = (
     ),
     Backend("openvino-float32", "fp32", "the CPU plugin, in float32", *OPENVINO, "float32", ONNX_TAPS),
     Backend("openvino-fused", "fp32", "as shipped: the logits alone", *OPENVINO, "fused", ONNX_FUSED, is_slow=True),
-    Backend("tensorflow", "fp32", "transformers' TensorFlow classes", *TF, "run_tensorflow.py", "eager"),
-    Backend("tflite", "fp32", "TensorFlow Lite, plain, XNNPACK", *TF, "run_tflite.py", "xnnpack", TFLITE),
+    Backend("tensorflow", "fp32", "transformers' TensorFlow classes", *TF, "run_tensorflow.py"),
+    Backend("tflite", "fp32", "TensorFlow Lite, plain, XNNPACK", *TF, "run_tflite.py", "", TFLITE),
     Backend(
         "tflite-default", "int8-dynamic", "TensorFlow Lite, default optimisation as shipped", *TF, "run_tflite.py",
-        "xnnpack", TFLITE_DEFAULT,
+        "", TFLITE_DEFAULT,
     ),
     Backend("ncnn-float32", "fp32", "through pnnx, half precision off", *NCNNS, "float32", NCNN),
     Backend(

@@ -1,6 +1,6 @@
 """A checkpoint as a program of ExecuTorch for one shape of the pixel values.
 
-    python export_executorch.py --checkpoint FOLDER --shape N C H W --out FILE.pte [--variant taps|fused]
+    python export_executorch.py --checkpoint FOLDER --shape N C H W --out FILE.pte --variant taps|fused
 
 `taps` has all taps as outputs, from ExecuTorch's portable kernels: XNNPACK's partitioner refuses a program in which one
 value is several outputs. `fused` has the logits alone, and XNNPACK does what it can. FILE.json lists the outputs.
@@ -12,24 +12,14 @@ value is several outputs. `fused` has the logits alone, and XNNPACK does what it
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
 import torch
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import to_edge_transform_and_lower
+from exporter import serve
 from torch_network import Plain, Tapped, load, tap_names
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--shape", type=int, nargs=4, required=True, metavar=("N", "C", "H", "W"))
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--variant", choices=("taps", "fused"), default="taps")
-    arguments = parser.parse_args()
-    export(arguments.checkpoint, tuple(arguments.shape), arguments.out, arguments.variant)
 
 
 def export(checkpoint: Path, shape: tuple[int, ...], out: Path, variant: str) -> None:
@@ -44,4 +34,4 @@ def export(checkpoint: Path, shape: tuple[int, ...], out: Path, variant: str) ->
 
 
 if __name__ == "__main__":
-    main()
+    serve(export, ("taps", "fused"))

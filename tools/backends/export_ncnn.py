@@ -1,17 +1,15 @@
 """A checkpoint as a network of ncnn for one shape of the pixel values, through TorchScript and pnnx.
 
-    python export_ncnn.py --checkpoint FOLDER --shape N C H W --out FILE.param [--variant taps|fused|half]
+    python export_ncnn.py --checkpoint FOLDER --shape N C H W --out FILE.param --variant taps|half
 
-The weights go into FILE.bin. `taps` names the outputs after the taps; `fused` has the logits alone, so that pnnx
-folds the normalizations into the convolutions; `half` is `fused` with the weights in float16, which is what pnnx does
-if it is not told otherwise.
+The weights go into FILE.bin. `taps` names the outputs after the taps; `half` has the logits alone, so that pnnx folds
+the normalizations into the convolutions, and weights in float16, which is what pnnx makes if it is not told otherwise.
 
     pip install torch==2.13.0 transformers==5.23.0 pnnx==20261020
 """
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import tempfile
 import warnings
@@ -20,17 +18,8 @@ from pathlib import Path
 
 import pnnx
 import torch
+from exporter import serve
 from torch_network import Plain, Tapped, load, tap_names
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--shape", type=int, nargs=4, required=True, metavar=("N", "C", "H", "W"))
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--variant", choices=("taps", "fused", "half"), default="taps")
-    arguments = parser.parse_args()
-    export(arguments.checkpoint, tuple(arguments.shape), arguments.out, arguments.variant)
 
 
 def export(checkpoint: Path, shape: tuple[int, ...], out: Path, variant: str) -> None:
@@ -64,4 +53,4 @@ def rename_outputs(param: str, names: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    serve(export, ("taps", "half"))

@@ -1,6 +1,6 @@
 """A checkpoint as an ONNX file for one shape of the pixel values: with all taps as outputs, or as it is shipped.
 
-    python export_onnx.py --checkpoint FOLDER --shape N C H W --out FILE.onnx [--variant taps|fused]
+    python export_onnx.py --checkpoint FOLDER --shape N C H W --out FILE.onnx --variant taps|fused
 
 `taps` names the outputs after the taps; `fused` has the logits alone, so that whoever runs it may fuse all it likes.
 
@@ -9,24 +9,14 @@
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from pathlib import Path
 
 import torch
+from exporter import serve
 from torch_network import Plain, Tapped, load, tap_names
 
 OPSET = 18
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--shape", type=int, nargs=4, required=True, metavar=("N", "C", "H", "W"))
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--variant", choices=("taps", "fused"), default="taps")
-    arguments = parser.parse_args()
-    export(arguments.checkpoint, tuple(arguments.shape), arguments.out, arguments.variant)
 
 
 def export(checkpoint: Path, shape: tuple[int, ...], out: Path, variant: str) -> None:
@@ -42,4 +32,4 @@ def export(checkpoint: Path, shape: tuple[int, ...], out: Path, variant: str) ->
 
 
 if __name__ == "__main__":
-    main()
+    serve(export, ("taps", "fused"))

@@ -3,8 +3,7 @@
     --variant float32            --model from `export_onnx.py --variant taps`
     --variant fused              --model from `export_onnx.py --variant fused`
     --variant int8               its dynamic quantization of the model of `taps`, weights of 0 to 255
-    --variant int8-per-channel   the same, with a scale for each output channel
-    --variant int8-signed        the same as int8, but weights of -127 to 127, which is the default of ONNX Runtime
+    --variant int8-signed        the same, but weights of -127 to 127, which is the default of ONNX Runtime
 
 int8-signed gives wrong numbers on an x86 processor with AVX2 and without VNNI: its MatMulInteger of uint8 and int8 adds
 products in pairs that saturate at 16 bits (microsoft/onnxruntime issue 6004). So the note says whether there is VNNI.
@@ -21,11 +20,7 @@ import onnxruntime
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from runner import Pixels, Request, Taps, serve
 
-QUANTIZED = {
-    "int8": {"weight_type": QuantType.QUInt8},
-    "int8-per-channel": {"weight_type": QuantType.QUInt8, "per_channel": True},
-    "int8-signed": {"weight_type": QuantType.QInt8},
-}
+WEIGHTS = {"int8": QuantType.QUInt8, "int8-signed": QuantType.QInt8}
 
 
 def prepare(request: Request) -> Callable[[Pixels], Taps]:
@@ -38,7 +33,7 @@ def _model(request: Request) -> Path:
     if request.variant in ("float32", "fused"):
         return request.model
     quantized = request.work / "quantized.onnx"
-    quantize_dynamic(request.model, quantized, **QUANTIZED[request.variant])
+    quantize_dynamic(request.model, quantized, weight_type=WEIGHTS[request.variant])
     return quantized
 
 

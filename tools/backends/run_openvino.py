@@ -2,8 +2,8 @@
 
     pip install openvino==2026.4.1 numpy safetensors
 
-Variants: "float32" asks for float32 arithmetic, "default" leaves the choice to the plugin, "fused" is the default on
-the export of the logits alone, where the plugin may fuse what it likes. The metadata tells what the plugin chose.
+Variants: "float32" asks for float32 arithmetic; "fused" leaves the choice to the plugin, on the export of the logits
+alone, where it may fuse what it likes. The metadata tells what the plugin chose.
 """
 
 from __future__ import annotations

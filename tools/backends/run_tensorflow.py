@@ -2,9 +2,9 @@
 
     python3.11 -m venv ENV
     ENV/bin/pip install tensorflow-cpu==2.19.1 tf-keras==2.19.0 transformers==4.57.6 torch==2.13.0 safetensors
-    ENV/bin/python run_tensorflow.py --checkpoint FOLDER --pixels A.npy --out FOLDER [--variant eager|graph]
+    ENV/bin/python run_tensorflow.py --checkpoint FOLDER --pixels A.npy --out FOLDER
 
-PyTorch only reads the weights. The variant "graph" compiles the network with tf.function, as Keras' predict does.
+PyTorch only reads the weights.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from runner import Pixels, Request, Taps, serve
 
 def prepare(request: Request) -> Callable[[Pixels], Taps]:
     network = tf_network.tapped(tf_network.load(request.checkpoint))
-    if request.variant == "graph":
-        network = tf.function(network, input_signature=[tf.TensorSpec(request.shape, tf.float32)])
 
     def run(pixel_values: Pixels) -> Taps:
         taps = network(tf.constant(pixel_values))

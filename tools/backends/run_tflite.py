@@ -2,9 +2,9 @@
 
     python3.11 -m venv ENV
     ENV/bin/pip install tensorflow-cpu==2.19.1 tf-keras==2.19.0 transformers==4.57.6 torch==2.13.0 safetensors
-    ENV/bin/python run_tflite.py --checkpoint FOLDER --model FILE.tflite --pixels A.npy --out FOLDER --variant NAME
+    ENV/bin/python run_tflite.py --checkpoint FOLDER --model FILE.tflite --pixels A.npy --out FOLDER
 
-Variants: "xnnpack", the delegate that TensorFlow Lite takes by itself, and "builtin", its own kernels.
+The kernels are those of XNNPACK, the delegate that TensorFlow Lite takes by itself.
 """
 
 from __future__ import annotations
@@ -16,14 +16,9 @@ import tensorflow as tf
 import tf_network
 from runner import Pixels, Request, Taps, serve
 
-KERNELS = tf.lite.experimental.OpResolverType
-RESOLVERS = {"xnnpack": KERNELS.AUTO, "builtin": KERNELS.BUILTIN_WITHOUT_DEFAULT_DELEGATES}
-
 
 def prepare(request: Request) -> Callable[[Pixels], Taps]:
-    interpreter = tf.lite.Interpreter(
-        str(request.model), experimental_op_resolver_type=RESOLVERS[request.variant], num_threads=2
-    )
+    interpreter = tf.lite.Interpreter(str(request.model), num_threads=2)
     interpreter.allocate_tensors()
     (pixels,) = interpreter.get_input_details()
     names = json.loads(request.model.with_suffix(".json").read_text(encoding="utf-8"))
