@@ -5,9 +5,13 @@ pip install tinygrad==0.14.0 onnx==1.23.2 numpy safetensors
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from runner import Pixels, Request, Taps, serve
+
+os.environ["DEV"] = "CPU"  # read when it is imported
+
 from tinygrad import Tensor
 from tinygrad.nn.onnx import OnnxRunner
 
