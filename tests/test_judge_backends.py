@@ -161,6 +161,16 @@ def test_the_table_of_the_page_is_the_one_of_the_figures():
     assert tool.with_table(page, rows[1:]) != page
 
 
+def test_documents_say_what_the_figures_are():
+    rows = json.loads(MEASURED.read_text(encoding="utf-8"))["backends"]
+    honest = [row for row in rows if row["checks"] and not row["finding"]]
+    assert all(row["verdicts"]["fail"] == 0 for row in honest)
+    checks, judgements = (sum(row[key] for row in honest) for key in ("checks", "judgements"))
+    assert f"{len(honest)} of these rows, with {checks} checks and {judgements:,} judgements" in tool.PAGE.read_text()
+    said = f"no false alarm in {checks} checks with {judgements:,} judgements of {len(honest)} honest ways"
+    assert said in (tool.ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_figures_are_of_all_backends_and_jobs():
     rows = {row["backend"]: row for row in json.loads(MEASURED.read_text(encoding="utf-8"))["backends"]}
     planned = [job.backend for job in tool.jobs(Path())]
