@@ -236,8 +236,8 @@ def make(environment: str, folder: Path) -> None:
 
 def versions(dump: Path) -> dict[str, str]:
     with safe_open(dump, "np") as file:
-        found: dict[str, str] = json.loads(file.metadata()["versions"])
-    return found
+        made_by: dict[str, str] = file.metadata()
+    return json.loads(made_by["versions"]) if "versions" in made_by else made_by  # in our own bundles they are JSON
 
 
 # The table ----------------------------------------------------------------------------------------------------------

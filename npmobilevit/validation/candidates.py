@@ -232,7 +232,8 @@ def _of_safetensors(path: Path) -> Candidate:
     if Bundle.is_one(stored):
         return _of_bundle(Bundle.from_stored(stored, path))
     _check_names(stored, str(path))
-    return Candidate(stored, MappingProxyType(dict(stored.dtypes)))
+    made_by = {key: text for key, text in stored.metadata.items() if key != "format"}  # "pt" in torch's files
+    return Candidate(stored, MappingProxyType(dict(stored.dtypes)), producer=MappingProxyType(made_by))
 
 
 # .npy and .npz -----------------------------------------------------------------------------------------------------

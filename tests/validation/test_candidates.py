@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from memory import peak_growth
+from safetensors.numpy import save_file
 
 from npmobilevit.checkpoints import safetensors_bytes
 from npmobilevit.errors import BundleError
@@ -64,6 +65,12 @@ def test_a_mapping_of_arrays_of_any_type_and_value_is_taken_as_it_is():
     assert dict(found.dtypes) == {name: array.dtype.name for name, array in ARRAYS.items()}
     assert found.tensors["float64"] is ARRAYS["float64"]  # dumps are large
     assert (found.scales, found.ranges, found.parameter_scales, found.producer) == ({}, {}, {}, {})
+
+
+def test_the_metadata_of_a_safetensors_file_say_who_made_it(tmp_path):
+    made_by = {"port": "mine", "device": "board 7"}
+    save_file({"logits": np.zeros((1, 2), np.float32)}, tmp_path / "a.safetensors", {"format": "pt", **made_by})
+    assert read_candidate(tmp_path / "a.safetensors").producer == made_by
 
 
 def test_lists_numbers_and_other_byte_orders_become_arrays():

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -68,7 +67,6 @@ def serve(
     versions = {name: importlib.metadata.version(name) for name in ("numpy", *packages)}
     for name, x in inputs.items():
         taps = {"pixel_values": x, **run(x.copy())}
-        facts = {**versions, "python": platform.python_version(), **note()}
+        made_by = {**versions, "python": platform.python_version(), **note()}
         tensors = {tap: np.ascontiguousarray(value) for tap, value in taps.items()}
-        metadata = {"producer": packages[0], "versions": json.dumps(facts)}
-        save_file(tensors, arguments.out / f"{name}.safetensors", metadata)
+        save_file(tensors, arguments.out / f"{name}.safetensors", made_by)
