@@ -189,7 +189,7 @@ def test_the_schema_of_bundles_refuses_what_is_damaged(recording):
         {**facts, key: {k: v for k, v in facts[key].items() if k != gone}} for key in mappings for gone in facts[key]
     ]
     more = [{**facts, "bounds": {**facts["bounds"], "surplus": 1}}]
-    optional = [{k: v for k, v in facts.items() if k != key} for key in ("extra_taps", "bounds")]
+    optional = [{k: v for k, v in facts.items() if k != key} for key in ("extra_taps", "bounds", "precision")]
     *inside, _ = damaged(facts)
     accepted = [worse for worse in inside if validator("bundle").is_valid({**worse, "config": config})]
     assert all(worse in [*lacking, *more, *optional] for worse in accepted)
