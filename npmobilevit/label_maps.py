@@ -58,8 +58,10 @@ class Axis(NamedTuple):
         """The picture's pixels whose centres lie within the crop, and where these lie among the logits."""
         if (self.origin, self.network) == (0, self.resized):  # no crop: torch's rule, with its rounding
             return slice(0, self.picture), sources(self.logits, self.picture, dtype)
-        centre = (np.arange(self.picture) + 0.5) * (self.resized / self.picture) - self.origin  # in pixels of the crop
-        inside = np.flatnonzero((centre >= 0) & (centre < self.network))
+        # Centres, in pixels of the crop, times 2*picture: whole numbers, so that one on the edge is on its right side.
+        doubled = (2 * np.arange(self.picture) + 1) * self.resized - 2 * self.picture * self.origin
+        inside = np.flatnonzero((doubled >= 0) & (doubled < 2 * self.picture * self.network))
+        centre = doubled / (2 * self.picture)
         span = slice(inside[0], inside[-1] + 1) if len(inside) else slice(0, 0)
         return span, sources_at(centre[span] * (self.logits / self.network) - 0.5, self.logits, dtype)
 
