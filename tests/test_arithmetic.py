@@ -73,6 +73,20 @@ def test_other_kernels_threads_and_instructions_change_float64_only():
         assert tool.differing(taps["float64"], here) > 0, "the setting had no effect"
 
 
+def test_the_readme_says_what_the_study_measured():
+    study = json.loads((tool.ROOT / "reference" / "measured" / "bitexact.json").read_text(encoding="utf-8"))
+    ran = [row for row in study["settings"] if "not_run" not in row]
+    assert {row["bitexact_differing"] for row in ran} == {0}
+    most = max(row["float64_differing"] for row in ran)
+    worst = max(row["bitexact"]["error"] for row in study["costs"])
+    times = [row["bitexact_time_over_float32"] for row in study["costs"]]
+    readme = (tool.ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"| {len(ran)} settings: " in readme
+    assert f"| equal bits; of float64, up to {most:,} values differ |" in readme
+    assert f"| {worst:.1e} |" in readme
+    assert f"| {min(times):.1f} to {max(times):.0f} |" in readme
+
+
 def test_verifying_says_where_bits_differ(tmp_path, monkeypatch, capsys):
     document = json.loads(tool.HASHES.read_text(encoding="utf-8"))
     name = "golden/classification-one-pixel"

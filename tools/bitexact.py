@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from benchmark import VARIANTS
 from numpy.typing import NDArray
 from recipe import numbers, parameter
 from safetensors import safe_open
@@ -50,18 +51,8 @@ CLASSES = {
     "classification": nm.MobileViTForImageClassification,
     "segmentation": nm.MobileViTForSemanticSegmentation,
 }
-XX_SMALL = {
-    "hidden_sizes": [64, 80, 96],
-    "neck_hidden_sizes": [16, 16, 24, 48, 64, 80, 320],
-    "expand_ratio": 2.0,
-}
-X_SMALL = {"hidden_sizes": [96, 120, 144], "neck_hidden_sizes": [16, 32, 48, 64, 80, 96, 384]}
-VARIANTS = {
-    "xx-small": ("classification", {**XX_SMALL, "num_labels": 1000}),
-    "x-small": ("classification", {**X_SMALL, "num_labels": 1000}),
-    "small": ("classification", {"num_labels": 1000}),
-    "deeplabv3-small": ("segmentation", {"num_labels": 21, "output_stride": 16}),
-}
+NETWORKS = {name: ("classification", {**settings, "num_labels": 1000}) for name, settings in VARIANTS.items()}
+NETWORKS["deeplabv3-small"] = ("segmentation", {**VARIANTS["small"], "num_labels": 21, "output_stride": 16})
 SIZE = 256
 
 # Core types that OpenBLAS can be told for x86-64, oldest first. It takes other kernels where a machine or the build has
@@ -91,7 +82,7 @@ def cases() -> Iterator[Case]:
     for path in sorted(GOLDEN.glob("checkpoints/*.safetensors")):
         yield Case(f"shipped/{path.stem}", functools.partial(shipped_model, path.stem),
                    functools.partial(golden_pixels, path))  # fmt: skip
-    for name in VARIANTS:
+    for name in NETWORKS:
         yield Case(f"recipe/{name}", functools.partial(variant_model, name), variant_pixels)
 
 
@@ -121,7 +112,7 @@ def shipped_model(name: str, precision: str) -> PreTrainedModel:
 
 
 def variant_model(name: str, precision: str) -> PreTrainedModel:
-    task, settings = VARIANTS[name]
+    task, settings = NETWORKS[name]
     config, kind = nm.MobileViTConfig(**settings), CLASSES[task]
     shapes = expected_parameters(config, head=kind.head)
     weights = {n: parameter("0", n, shape) for n, shape in shapes.items()}
@@ -155,10 +146,10 @@ def verify(chosen: list[Case]) -> None:
     wrong = []
     for case in chosen:
         found, known = hashes(case, "bitexact"), expected.get(case.name, {})
-        differing = [name for name in {**known, **found} if found.get(name) != known.get(name)]
-        text = f"{len(differing)} differ, the first {differing[0]}" if differing else "all equal"
+        parted = unlike(found, known)
+        text = f"{len(parted)} differ, the first {parted[0]}" if parted else "all equal"
         print(f"{case.name:45} {len(found):4} taps, {text}", flush=True)
-        wrong += [case.name] if differing else []
+        wrong += [case.name] if parted else []
     if wrong:
         raise SystemExit(f"error: other bits than those of {HASHES.name} in {', '.join(wrong)}")
 
@@ -168,10 +159,10 @@ def versions() -> dict[str, str]:
             "machine": platform.machine()}  # fmt: skip
 
 
-FIRST = "one thread"  # the setting with which float32 and float64 are compared
-
-
 # The study ----------------------------------------------------------------------------------------------------------
+
+
+FIRST = "one thread"  # the setting with which float32 and float64 are compared
 
 
 class Setting(NamedTuple):
@@ -294,10 +285,14 @@ def environment(folder: Path, version: str) -> str:
     return python
 
 
+def unlike(found: Mapping[str, str], known: Mapping[str, str]) -> list[str]:
+    """The taps of a case that have other bits, or are on one side only."""
+    return [name for name in {**known, **found} if found.get(name) != known.get(name)]
+
+
 def differing(found: Mapping[str, Any], expected: Mapping[str, Any]) -> int:
-    """How many taps have other bits, or are on one side only."""
-    pairs = [(taps, expected[case]) for case, taps in found.items()]
-    return sum(ours.get(name) != theirs.get(name) for ours, theirs in pairs for name in {**ours, **theirs})
+    """How many taps of all cases do."""
+    return sum(len(unlike(taps, expected[case])) for case, taps in found.items())
 
 
 def cost(case: Case) -> dict[str, Any]:

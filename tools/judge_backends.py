@@ -210,22 +210,12 @@ def make(environment: str, folder: Path) -> None:
     note.unlink(missing_ok=True)
     print(f"making the environment {environment}", flush=True)
     venv.create(place, with_pip=True, clear=True)
+    pip = [place / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     try:
         for requirement in ENVIRONMENTS[environment]:
             options = ["--no-deps"] if requirement.startswith("-n ") else []
             name = requirement.removeprefix("-n ")
-            run(
-                [
-                    place / "bin" / "python",
-                    "-m",
-                    "pip",
-                    "install",
-                    "--quiet",
-                    "--disable-pip-version-check",
-                    *options,
-                    name,
-                ]
-            )
+            run([*pip, *options, name])
     except NotToBeHad as error:
         note.write_text(str(error), encoding="utf-8")
         (place / "bin" / "python").unlink()
@@ -247,15 +237,15 @@ def summary(results: Mapping[str, Json]) -> list[Json]:
     """One row a backend."""
     rows = []
     for backend in ALL.values():
-        own = [result for result in results.values() if result["backend"] == backend.id]
-        checks = [check for result in own for check in result.get("pictures", {}).values()]
+        done = [result for result in results.values() if result["backend"] == backend.id]
+        checks = [check for result in done for check in result.get("pictures", {}).values()]
         row: Json = {"backend": backend.id, "profile": backend.profile, "description": backend.description}
         row["finding"] = backend.finding.name if backend.finding else ""
-        reasons = sorted({result["not_run"] for result in own if "not_run" in result})
-        row |= {"jobs": len(own), "not_run": reasons, "checks": len(checks)}
+        reasons = sorted({result["not_run"] for result in done if "not_run" in result})
+        row |= {"jobs": len(done), "not_run": reasons, "checks": len(checks)}
         if checks:
             row |= {
-                "versions": next(result["versions"] for result in own if "versions" in result),
+                "versions": next(result["versions"] for result in done if "versions" in result),
                 "verdicts": {v: sum(c["verdict"] == v for c in checks) for v in ("pass", "screened", "fail")},
                 "judgements": sum(c["judgements"] for c in checks),
                 "unusual": sum(len(c["unusual"]) for c in checks),
@@ -264,7 +254,7 @@ def summary(results: Mapping[str, Json]) -> list[Json]:
                 "alarms": sorted({alarm for c in checks for alarm in c["alarms"]}),
             }
             row["false_alarms"] = [alarm for alarm in row["alarms"] if not is_known(backend, alarm)]
-        if own:
+        if done:
             rows.append(row)
     return rows
 
