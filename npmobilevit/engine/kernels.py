@@ -1,0 +1,316 @@
+"""The arithmetic of a plan: each function adds to a program the NumPy calls that compute one operation.
+
+The calls write into given arrays, contiguous where that can be, so that NumPy runs over them as over one long row and
+no memory is fetched anew. Layouts are those of :mod:`layout`, multiples those of :mod:`folded`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from npmobilevit.engine.folded import Convolution, TransformerLayer
+from npmobilevit.engine.folding import Exponential, Floats
+from npmobilevit.engine.layout import PhasePlanes, spread, windows
+from npmobilevit.engine.program import Call, Program, run
+
+SILU_CHUNK = 65536  # values of which a temporary stays in the processor's cache
+SCORES_CHUNK = 32768  # attention scores that are held at a time
+FEW_TOKENS = 144  # up to which the scores of all heads are made at once
+
+ZERO, ONE = np.float32(0), np.float32(1)
+
+# Denominators of softmax for which no maximum has to be taken away: none of its terms has overflowed, and those that
+# became zero, each below 2^-126, weigh less than the rounding of the sum.
+SAFE_LOW, SAFE_HIGH = np.float32(2.0**-60), np.float32(2.0**60)
+
+
+def silu(program: Program, z: Floats, exponential: Exponential) -> None:
+    """``z / (1 + f(z))`` in place, which is SiLU on values stored as `exponential` says; z is contiguous."""
+    flat = z.reshape(-1)
+    temporary = program.scratch.take(min(flat.size, SILU_CHUNK))
+    for start in range(0, flat.size, SILU_CHUNK):
+        chunk = flat[start : start + SILU_CHUNK]
+        term = temporary[: chunk.size]
+        program.call(exponential.function, chunk, term)
+        program.call(np.add, term, ONE, term)
+        program.call(np.divide, chunk, term, chunk)
+
+
+def weighted_sum(rows: Floats, taps: Floats, out: Floats) -> None:
+    """``out[c] = sum over i of taps[c, i] * rows[c, i]``: (C, n, L), (C, n) -> (C, L)."""
+    np.einsum("cil,ci->cl", rows, taps, out=out)
+
+
+def depthwise(program: Program, x: Floats, taps: Floats, pitch: int, dilation: int, out: Floats) -> None:
+    """Filter each channel by 3x3 taps of a flat map.
+
+    Parameters
+    ----------
+    x : (C, L + 2 * dilation * (pitch + 1)) array
+    taps : (C, 3, 3) array
+    pitch : int
+        Values from one row of the map to the next.
+    dilation : int
+    out : (C, L) array, contiguous
+    """
+    length = out.shape[1]
+    columns = [out, program.scratch.take(*out.shape), program.scratch.take(*out.shape)]
+    for j, column in enumerate(columns):  # the three rows of a column at a time
+        rows = windows(x, j * dilation, 3, dilation * pitch, length)
+        program.call(weighted_sum, rows, np.ascontiguousarray(taps[:, :, j]), column)
+    for column in columns[1:]:
+        program.call(np.add, out, column, out)
+
+
+def depthwise_stride_2(program: Program, planes: Floats, taps: Floats, pitch: int, out: Floats) -> None:
+    """Filter each channel by 3x3 taps at every other pixel, given the four planes of every other pixel.
+
+    Parameters
+    ----------
+    planes : (2, 2, C, (n + 1) * pitch) array
+        As in :class:`layout.PhasePlanes`, from the row above the first of n rows of outputs on.
+    taps : (C, 3, 3) array
+    pitch : int
+    out : (C, n * pitch - 1) array, contiguous
+        From the first pixel on; pixel (y, x) is at ``y * pitch + x``.
+
+    Notes
+    -----
+    Output y has the taps 2y - 1, 2y and 2y + 1: rows y - 1 and y of the odd plane and row y of the even one.
+    """
+    length = out.shape[1]
+    term = program.scratch.take(*out.shape)
+    for j in range(3):
+        q, offset = (1, 0, 1)[j], (0, 1, 1)[j]
+        odd = windows(planes[1, q], offset, 2, pitch, length)
+        program.call(weighted_sum, odd, np.ascontiguousarray(taps[:, ::2, j]), term if j else out)
+        if j:
+            program.call(np.add, out, term, out)
+        even = planes[0, q][:, pitch + offset : pitch + offset + length]
+        program.call(np.multiply, even, np.ascontiguousarray(taps[:, 1, j, np.newaxis]), term)
+        program.call(np.add, out, term, out)
+
+
+def winograd_input(program: Program, planes: PhasePlanes, channels: slice, transformed: Floats) -> None:
+    """Transform the tiles of some channels: ``B^T d B`` of Winograd's F(2x2, 3x3).
+
+    Tile (y, x) reads pixels 2y - 1 ... 2y + 2 of the map: in the planes, row y - 1 of the odd one, row y of the even
+    and the odd one, and row y + 1 of the even one; and so for columns. All are shifts of flat arrays.
+
+    Parameters
+    ----------
+    planes : PhasePlanes
+    channels : slice
+    transformed : (16, C, length of a plane) array
+        Coefficient (i, j), number 4 * i + j, of tile (y, x) where pixel (y, x) is in a plane. Other places hold nothing
+        of use.
+    """
+    even, odd = planes.data[0][:, channels], planes.data[1][:, channels]  # (2, c, length)
+    count, length, pitch = even.shape[1], planes.length, planes.pitch
+    rows = program.scratch.take(4, 2, count * length)
+    for q in range(2):  # the rows, of every column: B^T d
+        e, o = (plane[q].reshape(-1) for plane in (even, odd))
+        inner = slice(pitch, e.size - pitch)
+        above, below = slice(0, e.size - 2 * pitch), slice(2 * pitch, e.size)
+        program.call(np.subtract, o[above], o[inner], rows[0, q, inner])
+        program.call(np.add, e[inner], o[inner], rows[1, q, inner])
+        program.call(np.subtract, o[inner], e[inner], rows[2, q, inner])
+        program.call(np.subtract, e[inner], e[below], rows[3, q, inner])
+    inner = slice(pitch + 1, count * length - pitch - 1)
+    left, right = slice(inner.start - 1, inner.stop - 1), slice(inner.start + 1, inner.stop + 1)
+    for i in range(4):  # the columns: (B^T d) B
+        e, o = rows[i]
+        flat = [transformed[4 * i + j, channels].reshape(-1) for j in range(4)]
+        program.call(np.subtract, o[left], o[inner], flat[0][inner])
+        program.call(np.add, e[inner], o[inner], flat[1][inner])
+        program.call(np.subtract, o[inner], e[inner], flat[2][inner])
+        program.call(np.subtract, e[inner], e[right], flat[3][inner])
+
+
+def winograd_output(
+    program: Program, transformed: Floats, weights: Convolution, channels: slice, out: Floats
+) -> None:
+    """Multiply by the kernels and transform back: ``A^T m A``, for some of the output channels.
+
+    Parameters
+    ----------
+    transformed : (16, K, L) array
+        From :func:`winograd_input`, of the tiles that are wanted.
+    weights : Convolution
+    channels : slice
+    out : (2, 2, c, L) array, contiguous
+        Output (p, q) of each tile.
+    """
+    kernels, bias = weights.kernels[:, channels], weights.bias[channels]
+    length = transformed.shape[-1]
+    product = program.scratch.take(16, kernels.shape[1], length)
+    program.call(np.matmul, kernels, transformed, product)
+    program.call(np.add, product[5], bias, product[5])  # A^T m A holds coefficient (1, 1) once in each output
+    m = product.reshape(4, -1)  # A^T m: rows
+    rows = program.scratch.take(2, 4, m.shape[1] // 4)
+    first, second = (row.reshape(-1) for row in rows)
+    program.call(np.add, m[0], m[1], first)
+    program.call(np.add, first, m[2], first)
+    program.call(np.subtract, m[1], m[2], second)
+    program.call(np.subtract, second, m[3], second)
+    for p in range(2):  # (A^T m) A: columns
+        first, second = (out[p, q].reshape(-1) for q in range(2))
+        program.call(np.add, rows[p, 0], rows[p, 1], first)
+        program.call(np.add, first, rows[p, 2], first)
+        program.call(np.subtract, rows[p, 1], rows[p, 2], second)
+        program.call(np.subtract, second, rows[p, 3], second)
+
+
+class Tokens:
+    """The tokens of some of the four pixel positions, and the working memory of a transformer over them.
+
+    Each position is a sequence of its own: token t of position p is column ``p * L + t``.
+
+    Parameters
+    ----------
+    program : Program
+    width : int
+        D.
+    positions, length : int
+        How many sequences, and L, their tokens.
+
+    Attributes
+    ----------
+    stream : (D, T) array
+        The residual stream, centred.
+    normed : (D + 1, T) array
+        The stream after a layer normalisation without weights, and a row of ones.
+    """
+
+    def __init__(self, program: Program, width: int, positions: int, length: int) -> None:
+        self.positions, self.length = positions, length
+        self.columns = spread(positions * length)
+        self.stream = program.scratch.take(width, self.columns)
+        self.normed = program.scratch.take(width + 1, self.columns)
+        self.factor = program.scratch.take(self.columns)
+        self.sum = program.scratch.take(width, self.columns)
+        program.call(self.stream.fill, ZERO)
+        program.call(self.normed[-1].fill, ONE)
+
+    def by_position(self, x: Floats) -> Floats:
+        """The columns of x (rows, T) cut into sequences: (positions, rows, L)."""
+        cut = x[:, : self.positions * self.length].reshape(len(x), self.positions, self.length)
+        return cut.transpose(1, 0, 2)
+
+    def by_head(self, x: Floats, num_heads: int) -> Floats:
+        """The rows of x cut into heads, the columns into sequences: (positions, heads, rows of a head, L)."""
+        cut = x[:, : self.positions * self.length]
+        return cut.reshape(num_heads, -1, self.positions, self.length).transpose(2, 0, 1, 3)
+
+
+def normalize(program: Program, tokens: Tokens, eps: float) -> None:
+    """Layer normalisation without weights of a stream that is centred: divide each token by its root mean square."""
+    stream, factor = tokens.stream, tokens.factor
+    program.call(_sum_of_squares, stream, factor)
+    program.call(np.multiply, factor, np.float32(1 / len(stream)), factor)
+    program.call(np.add, factor, np.float32(eps), factor)
+    program.call(np.sqrt, factor, factor)
+    program.call(np.divide, ONE, factor, factor)
+    program.call(np.multiply, stream, factor, tokens.normed[:-1])
+
+
+def _sum_of_squares(x: Floats, out: Floats) -> None:
+    np.einsum("dt,dt->t", x, x, out=out)
+
+
+class Attended(NamedTuple):
+    """Working memory of the layers of a transformer."""
+
+    projected: Floats  # (3 * D + h, T): query, key and value
+    heads: Floats  # (D + h, T): what each head found, and its denominators
+    hidden: Floats  # (F + 1, T): inside the feed-forward layer, and a row of ones
+
+
+def transformer(
+    program: Program, tokens: Tokens, layers: Sequence[TransformerLayer], num_heads: int, eps: float, f: Exponential
+) -> None:
+    """All layers and the last normalisation, whose result is ``tokens.normed``."""
+    width = len(tokens.stream)
+    inner = len(layers[0].intermediate)
+    memory = Attended(
+        program.scratch.take(3 * width + num_heads, tokens.columns),
+        program.scratch.take(width + num_heads, tokens.columns),
+        program.scratch.take(inner + 1, tokens.columns),
+    )
+    program.call(memory.heads.fill, ONE)  # also the columns that no sequence has: they are divided by, too
+    program.call(memory.hidden[-1].fill, ONE)
+    for layer in layers:
+        normalize(program, tokens, eps)
+        program.call(np.matmul, layer.query_key_value, tokens.normed, memory.projected)
+        attention(program, tokens, memory, num_heads, f)
+        program.call(np.matmul, layer.attention_output, memory.heads, tokens.sum)
+        program.call(np.add, tokens.stream, tokens.sum, tokens.stream)
+        normalize(program, tokens, eps)
+        program.call(np.matmul, layer.intermediate, tokens.normed, memory.hidden[:-1])
+        silu(program, memory.hidden[:-1], f)
+        program.call(np.matmul, layer.output, memory.hidden, tokens.sum)
+        program.call(np.add, tokens.stream, tokens.sum, tokens.stream)
+    normalize(program, tokens, eps)
+
+
+def attention(program: Program, tokens: Tokens, memory: Attended, num_heads: int, f: Exponential) -> None:
+    """Each head's average of the values, and ones where its denominators were.
+
+    The exponentials are made without taking a maximum away, of which softmax is independent. Where a denominator
+    shows that this was not safe, all is done again with the maximum taken away.
+    """
+    quick, careful = Program(program.scratch), Program(program.scratch)
+    averages(quick, tokens, memory, num_heads, f, stable=False)
+    averages(careful, tokens, memory, num_heads, f, stable=True)
+    heads = memory.heads.reshape(num_heads, -1, tokens.columns)
+    denominators = heads[:, -1:]  # (h, 1, T)
+    inverse = program.scratch.take(*denominators.shape)
+    program.calls += quick.calls
+    program.call(run_unless_safe, denominators, tuple(careful.calls))
+    program.call(np.divide, ONE, denominators, inverse)
+    program.call(np.multiply, heads, inverse, heads)
+
+
+def averages(
+    program: Program, tokens: Tokens, memory: Attended, num_heads: int, f: Exponential, *, stable: bool
+) -> None:
+    """``values @ f(scores)`` of every head and sequence, for some queries at a time; the last value is 1."""
+    width = (len(memory.projected) - num_heads) // 3
+    rows = (memory.projected[:width], memory.projected[width : 2 * width], memory.projected[2 * width :], memory.heads)
+    query, key, value, out = (tokens.by_head(x, num_heads) for x in rows)  # (positions, heads, d or d + 1, L)
+    key = key.swapaxes(-1, -2)
+    length = tokens.length
+    if length <= FEW_TOKENS:  # in one call each: a call costs about as much as the work of one head
+        whole = slice(0, length)
+        batches = [((...,), whole, program.scratch.take(tokens.positions, num_heads, length, length))]
+    else:
+        queries = min(length, max(32, SCORES_CHUNK // length))
+        scores = program.scratch.take(length, queries)
+        batches = [
+            ((position, head), slice(start, min(start + queries, length)), scores)
+            for position in range(tokens.positions)
+            for head in range(num_heads)
+            for start in range(0, length, queries)
+        ]
+    for at, block, memory_of_scores in batches:
+        scores = memory_of_scores.reshape(-1)[: math.prod(key[at].shape[:-1]) * (block.stop - block.start)]
+        scores = scores.reshape(*key[at].shape[:-1], -1)  # (..., keys, queries)
+        program.call(np.matmul, key[at], query[at][..., block], scores)
+        if stable:
+            program.call(_subtract_maximum, scores)
+        program.call(f.function, scores, scores)
+        program.call(np.matmul, value[at], scores, out[at][..., block])
+
+
+def run_unless_safe(denominators: Floats, calls: tuple[Call, ...]) -> None:
+    """Make the calls unless all denominators lie within what rounding bears; NaN does not."""
+    if not (denominators.min() >= SAFE_LOW and denominators.max() <= SAFE_HIGH):
+        run(calls)
+
+
+def _subtract_maximum(scores: Floats) -> None:
+    np.subtract(scores, scores.max(axis=-2, keepdims=True), out=scores)

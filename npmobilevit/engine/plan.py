@@ -1,0 +1,97 @@
+"""A plan: everything that a forward pass at one size needs, prepared once."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from npmobilevit.engine import blocks
+from npmobilevit.engine.folded import Classifier, FoldedNetwork
+from npmobilevit.engine.folding import Floats
+from npmobilevit.engine.program import Allocate, Stage
+
+
+class Tap(NamedTuple):
+    """Where a value of the network lies after a run, and the multiple that it is stored as."""
+
+    stored: Floats
+    scale: float
+
+    def value(self) -> Floats:
+        """A copy of the value itself."""
+        return self.stored / np.float32(self.scale) if self.scale != 1 else self.stored.copy()
+
+
+class Plan(NamedTuple):
+    """A network at one size.
+
+    Attributes
+    ----------
+    pixels : (C, H, W) float32 array
+        Where the picture goes.
+    stages : tuple of Stage
+        To be run in order; see :mod:`npmobilevit.engine.workers`.
+    taps : dict of str to Tap
+        The outputs of the base model's blocks, without batch axis, in the order of the forward pass.
+    hidden_states : tuple of str
+        The taps of the five encoder layers.
+    pooled : Tap or None
+        The average over the pixels (M,).
+    logits : Tap or None
+        (labels,), or (labels, h, w) of a segmentation.
+    """
+
+    pixels: Floats
+    stages: tuple[Stage, ...]
+    taps: dict[str, Tap]
+    hidden_states: tuple[str, ...]
+    pooled: Tap | None
+    logits: Tap | None
+
+
+def make_plan(network: FoldedNetwork, shape: tuple[int, int, int], workers: int, allocate: Allocate) -> Plan:
+    """Plan a network for pictures of a shape (C, H, W).
+
+    Parameters
+    ----------
+    network : FoldedNetwork
+    shape : (int, int, int)
+    workers : int
+        How many programs each stage is divided into.
+    allocate : callable
+        Number of values to an array of zeros that all workers see.
+    """
+    build = blocks.Builder(workers, network.exponential, allocate)
+    pixels = build.array(*shape)
+    silu = network.exponential.scale
+    taps: dict[str, Tap] = {}
+    hidden_states = []
+
+    x = blocks.stem(build, "conv_stem", network.stem, pixels)
+    taps["conv_stem"] = Tap(x.pixels, silu)
+    for layer, residuals in enumerate(network.mobilenet):
+        for i, block in enumerate(residuals):
+            name = f"encoder.layer.{layer}.layer.{i}"
+            x = blocks.inverted_residual(build, name, block, x)
+            taps[name] = Tap(x.pixels, block.scale)
+        hidden_states.append(f"encoder.layer.{layer}")
+        taps[hidden_states[-1]] = taps[name]
+    reach = [block.downsampling.dilation for block in network.mobilevit[1:]] + [1]  # of the taps that read the output
+    for layer, (mobilevit, pad) in enumerate(zip(network.mobilevit, reach, strict=True), start=2):
+        name, down = f"encoder.layer.{layer}", f"encoder.layer.{layer}.downsampling_layer"
+        x = blocks.inverted_residual(build, down, mobilevit.downsampling, x)
+        taps[down] = Tap(x.pixels, mobilevit.downsampling.scale)
+        x = blocks.mobilevit_block(build, name, mobilevit, x, pad)
+        taps[name] = Tap(x.pixels, silu)
+        hidden_states.append(name)
+
+    pooled = logits = None
+    if isinstance(network.head, Classifier):
+        made = blocks.classifier(build, network.head, x)
+        taps["conv_1x1_exp"] = Tap(made.features, silu)
+        pooled = Tap(made.mean, silu)
+        logits = None if made.logits is None else Tap(made.logits, 1)
+    elif network.head is not None:
+        logits = Tap(blocks.segmentation_head(build, network.head, x), 1)
+    return Plan(pixels, tuple(build.stages), taps, tuple(hidden_states), pooled, logits)

@@ -1,0 +1,83 @@
+"""A plan is made of NumPy calls on fixed arrays: what is decided once is not decided in every forward pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from npmobilevit.engine.folding import Floats
+
+Call: TypeAlias = tuple[Callable[..., object], tuple[Any, ...]]
+Allocate: TypeAlias = Callable[[int], Floats]  # number of values to a new array of zeros
+
+
+class Scratch:
+    """Working memory of one worker, used anew in every stage.
+
+    Parameters
+    ----------
+    allocate : callable
+        Number of values to a new array.
+    """
+
+    def __init__(self, allocate: Allocate) -> None:
+        self._allocate = allocate
+        self._block = np.zeros(0, np.float32)
+        self._used = 0
+
+    def take(self, *shape: int) -> Floats:
+        """A contiguous array of any content, which lasts to the end of the stage."""
+        size = math.prod(shape)
+        if self._used + size > self._block.size:  # views of a smaller block stay with the calls that hold them
+            self._block, self._used = self._allocate(max(size, 2 * self._block.size)), 0
+        start, self._used = self._used, self._used + size
+        # Ranges begin at a cache line, and some apart: rows at the same offset of a page would evict one another.
+        self._used += -self._used % 16 + 48
+        return self._block[start : start + size].reshape(shape)
+
+    def release(self) -> None:
+        """End a stage: all is free for the next."""
+        self._used = 0
+
+
+class Program:
+    """NumPy calls to be made one after the other.
+
+    Parameters
+    ----------
+    scratch : Scratch
+    """
+
+    def __init__(self, scratch: Scratch) -> None:
+        self.calls: list[Call] = []
+        self.scratch = scratch
+
+    def call(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Add a call. Its result is ignored: the arguments say where it goes."""
+        self.calls.append((function, arguments))
+
+
+class Stage(NamedTuple):
+    """Programs that may run at the same time, one for each worker; the next stage needs all of them."""
+
+    name: str
+    programs: tuple[tuple[Call, ...], ...]
+
+
+def run(calls: tuple[Call, ...]) -> None:
+    """Make the calls."""
+    for function, arguments in calls:
+        function(*arguments)
+
+
+def parts(length: int, count: int) -> Iterator[tuple[int, int]]:
+    """Cut 0..length in `count` ranges of nearly the same size; some are empty if there is too little.
+
+    >>> list(parts(5, 2))
+    [(0, 2), (2, 5)]
+    """
+    for i in range(count):
+        yield length * i // count, length * (i + 1) // count
