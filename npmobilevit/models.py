@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from npmobilevit import network, ops
 from npmobilevit.arithmetic import PRECISIONS
 from npmobilevit.config import Head, MobileViTConfig, Shapes, expected_parameters
+from npmobilevit.engine import HIDDEN_STATES, WORKERS, Engine, PlanReport, Workers, why_not, why_not_size
 from npmobilevit.errors import ConfigError, ShapeError, WeightsError
-from npmobilevit.ops.arrays import Array
+from npmobilevit.ops.arrays import Array, check_positive
 from npmobilevit.outputs import (
     BaseModelOutputWithPoolingAndNoAttention,
     ImageClassifierOutputWithNoAttention,
@@ -27,7 +28,7 @@ from npmobilevit.scope import Scope, Tap, ignore, is_extra
 if TYPE_CHECKING:
     from npmobilevit.checkpoints import HubArguments
 
-ENGINES = ("reference",)
+ENGINES = ("reference", "fast")
 LISTED_PROBLEMS = 10  # of each kind, in an error about weights
 
 
@@ -44,15 +45,19 @@ class PreTrainedModel:
         Arithmetic of the network. Of "bitexact", all values and logits are float64 with the same bits on every machine
         with IEEE 754 arithmetic, at some five times the time of "float32"; losses, and scores made of the logits, are
         computed as in "float64". It has the activations SiLU, ReLU and GELU.
-    engine : {"reference"}
-        The readable network.
+    engine : {"reference", "fast"}
+        The readable network, or the same as a prepared plan (:mod:`npmobilevit.engine`), in "float32" alone. Where the
+        plan does not reach, the readable network runs: :meth:`plan` says which and why. Both agree within rounding.
+    workers : {"threads", "processes"}
+        Who shares the work of the fast engine: threads, or processes on shared memory, which take less time for
+        repeated calls and are ended by :meth:`close`. Threads take their place where there can be no processes.
 
     Raises
     ------
     WeightsError
         Listing every missing, unexpected and wrongly shaped name, or naming values that cannot be weights.
     ConfigError
-        If `precision` or `engine` is unknown, or the precision has not the config's activation.
+        If `precision`, `engine` or `workers` is unknown, or the precision has not the config's activation or engine.
     """
 
     head: ClassVar[Head | None] = None
@@ -64,11 +69,16 @@ class PreTrainedModel:
         *,
         precision: str = "float32",
         engine: str = "reference",
+        workers: Workers = "threads",
     ) -> None:
         if not isinstance(precision, str) or precision not in PRECISIONS:
             raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, found {precision!r}", "precision")
         if engine not in ENGINES:
             raise ConfigError(f"engine must be one of {', '.join(ENGINES)}, found {engine!r}", "engine")
+        if workers not in WORKERS:
+            raise ConfigError(f"workers must be one of {', '.join(WORKERS)}, found {workers!r}", "workers")
+        if engine == "fast" and precision != "float32":
+            raise ConfigError(f"the fast engine computes in float32, found precision {precision!r}", "engine-precision")
         if not isinstance(config, MobileViTConfig):
             raise ConfigError(f"config must be a MobileViTConfig, found {type(config).__name__}", "config-value")
         if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
@@ -91,6 +101,33 @@ class PreTrainedModel:
         check_names_and_shapes(expected, tensors, optional=counters)
         self._weights = {name: _parameter(name, tensors[name], self.dtype) for name in expected}
         self._counters = {name: _counter(name, tensors.get(name, 0)) for name in counters}
+        self.engine = engine
+        self.workers = workers
+        self._engine = self._make_engine()
+
+    def _make_engine(self) -> Engine | None:
+        """The prepared network, if it is asked for and the config allows it."""
+        if self.engine != "fast" or why_not(self.config) is not None:
+            return None
+        return Engine(
+            self.config, self._weights, head=self.head, expand_output=self._expands_output(), workers=self.workers
+        )
+
+    def _expands_output(self) -> bool:
+        """Whether the base model has its widening 1x1 convolution."""
+        return self.head == "classification"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_engine"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._engine = self._make_engine()
+
+    def close(self) -> None:
+        """End the threads or processes of the fast engine and free its plans; the next call makes them again."""
+        if self._engine is not None:
+            self._engine.close()
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -111,6 +148,7 @@ class PreTrainedModel:
         *,
         precision: str = "float32",
         engine: str = "reference",
+        workers: Workers = "threads",
         **arguments: Unpack[HubArguments],
     ) -> Self:
         """Make the model of a checkpoint.
@@ -119,7 +157,7 @@ class PreTrainedModel:
         ----------
         name_or_folder : str or path
             See :func:`npmobilevit.load`.
-        precision, engine
+        precision, engine, workers
             See :class:`PreTrainedModel`.
         revision, cache_dir, local_files_only, token, force_download : optional
             See :func:`npmobilevit.load`.
@@ -131,7 +169,8 @@ class PreTrainedModel:
         ConfigError, WeightsError
             If its files are damaged or do not belong together.
         """
-        return cls(*_read_checkpoint(name_or_folder, arguments), precision=precision, engine=engine)
+        config, weights = _read_checkpoint(name_or_folder, arguments)
+        return cls(config, weights, precision=precision, engine=engine, workers=workers)
 
     def parameters(self) -> Mapping[str, Array]:
         """The parameters that the network reads, by name, in its precision. They cannot be exchanged."""
@@ -205,6 +244,73 @@ class PreTrainedModel:
             raise ConfigError(f"the network has no tap {', '.join(map(repr, unknown[:5]))}; {advice}", "tap-unknown")
         return values
 
+    def plan(self, height: int | None = None, width: int | None = None) -> PlanReport:
+        """Say what runs when the model is called with a picture of a size, and why.
+
+        Parameters
+        ----------
+        height, width : int, optional
+            By default those of ``config.image_size``.
+
+        Returns
+        -------
+        PlanReport
+            ``str()`` of it is a sentence.
+
+        Raises
+        ------
+        ShapeError
+            If a size is not a positive integer.
+        """
+        image_size = self.config.image_size
+        default = (image_size, image_size) if isinstance(image_size, int) else image_size
+        sizes = zip(("height", "width"), (height, width), default, strict=True)
+        rows, columns = (check_positive(name, size if given is None else given) for name, given, size in sizes)
+        reason = self._why_readable(rows, columns)
+        if reason is not None or self._engine is None:
+            return PlanReport("reference", reason, (rows, columns))
+        return self._engine.describe(rows, columns)
+
+    def _why_readable(self, height: int, width: int) -> str | None:
+        """Why the readable network runs pictures of a size; None where the fast engine does."""
+        if self.engine != "fast":
+            return "the model was made with engine 'reference'"
+        return why_not(self.config) or why_not_size(height, width)
+
+    def _prepared(self, x: Array) -> Engine | None:
+        """The fast engine if it can run these pixels."""
+        return None if not len(x) or self._why_readable(x.shape[2], x.shape[3]) else self._engine
+
+    def engine_taps(self, pixel_values: Array) -> dict[str, Array]:
+        """Run the fast engine and return what its blocks put out, for :func:`npmobilevit.validation.check`.
+
+        (:meth:`taps` are those of the readable network, whatever the engine.)
+
+        Parameters
+        ----------
+        pixel_values : (N, num_channels, H, W) array
+
+        Returns
+        -------
+        dict of str to array
+            Some of the taps of :meth:`taps`, in the same order, under the same names.
+
+        Raises
+        ------
+        ConfigError
+            If the engine does not run such pixels; the message says why.
+        """
+        x = self.check_pixel_values(pixel_values)
+        engine = self._prepared(x)
+        if engine is None:
+            reason = self._why_readable(x.shape[2], x.shape[3])
+            raise ConfigError(f"the fast engine does not run here: {reason}", "engine-not-in-use")
+        values = engine.run(x, taps=None)
+        prefix = "" if self.head is None else "mobilevit."
+        taps: dict[str, Array] = {"pixel_values": x}
+        taps |= {prefix + name: value for name, value in values.taps.items()}
+        return taps if values.logits is None else taps | {"logits": values.logits}
+
     def scope(self, tap: Tap = ignore) -> Scope:
         """The root of the network, with its parameters, its operators and this listener."""
         return Scope(self._weights, tap=tap, ops=PRECISIONS[self.precision].ops)
@@ -250,6 +356,18 @@ class PreTrainedModel:
             raise ShapeError(f"pixel_values must be finite, found {x[where]} at index {where}{beyond}", "pixel-values")
         return converted
 
+    def _logits(self, x: Array, output_hidden_states: bool) -> tuple[Array, tuple[Array, ...]]:
+        """Logits of a task model, and hidden states if they are wanted, of the engine that runs here."""
+        engine = self._prepared(x)
+        if engine is None:
+            logits, hidden_states = self.forward(self.scope(), x)
+            return logits, hidden_states
+        wanted = HIDDEN_STATES if output_hidden_states else ()
+        values = engine.run(x, wanted)
+        logits = values.pooled if values.logits is None else values.logits
+        assert logits is not None  # a head without labels pools
+        return logits, tuple(values.taps[name] for name in wanted)
+
     def _wants(self, output_hidden_states: bool | None, return_dict: bool | None) -> tuple[bool, bool]:
         """The two arguments, or what the config says where they are None."""
         return (
@@ -265,7 +383,7 @@ class MobileViTModel(PreTrainedModel):
 
     Parameters
     ----------
-    config, weights, precision, engine
+    config, weights, precision, engine, workers
         See :class:`PreTrainedModel`.
     expand_output : bool
         Whether to widen the last map by ``conv_1x1_exp`` and to pool it. Segmentation checkpoints have no
@@ -284,11 +402,15 @@ class MobileViTModel(PreTrainedModel):
         *,
         precision: str = "float32",
         engine: str = "reference",
+        workers: Workers = "threads",
         expand_output: bool = True,
     ) -> None:
         self.expand_output = expand_output
         self.ignored_parameters: tuple[str, ...] = ()
-        super().__init__(config, weights, precision=precision, engine=engine)
+        super().__init__(config, weights, precision=precision, engine=engine, workers=workers)
+
+    def _expands_output(self) -> bool:
+        return self.expand_output
 
     @classmethod
     def from_pretrained(
@@ -297,12 +419,13 @@ class MobileViTModel(PreTrainedModel):
         *,
         precision: str = "float32",
         engine: str = "reference",
+        workers: Workers = "threads",
         expand_output: bool = True,
         **arguments: Unpack[HubArguments],
     ) -> Self:
         """Make the model of a checkpoint; see :meth:`PreTrainedModel.from_pretrained`."""
         config, weights = _read_checkpoint(name_or_folder, arguments)
-        return cls(config, weights, precision=precision, engine=engine, expand_output=expand_output)
+        return cls(config, weights, precision=precision, engine=engine, workers=workers, expand_output=expand_output)
 
     def _expected_parameters(self) -> Shapes:
         return expected_parameters(self.config, expand_output=self.expand_output)
@@ -348,7 +471,14 @@ class MobileViTModel(PreTrainedModel):
             If `pixel_values` is missing, has another shape, is not float or not finite.
         """
         output_hidden_states, return_dict = self._wants(output_hidden_states, return_dict)
-        features = self.forward(self.scope(), self.check_pixel_values(pixel_values))
+        x = self.check_pixel_values(pixel_values)
+        engine = self._prepared(x)
+        if engine is None:
+            features = self.forward(self.scope(), x)
+        else:
+            last = "conv_1x1_exp" if self.expand_output else HIDDEN_STATES[-1]
+            values = engine.run(x, {last, *HIDDEN_STATES})
+            features = network.Features(values.taps[last], values.pooled, tuple(values.taps[n] for n in HIDDEN_STATES))
         output = BaseModelOutputWithPoolingAndNoAttention(
             last_hidden_state=features.last_hidden_state,
             pooler_output=features.pooled,
@@ -362,7 +492,7 @@ class MobileViTForImageClassification(PreTrainedModel):
 
     Parameters
     ----------
-    config, weights, precision, engine
+    config, weights, precision, engine, workers
         See :class:`PreTrainedModel`.
     """
 
@@ -402,7 +532,7 @@ class MobileViTForImageClassification(PreTrainedModel):
             If `pixel_values` or `labels` do not fit.
         """
         output_hidden_states, return_dict = self._wants(output_hidden_states, return_dict)
-        logits, hidden_states = self.forward(self.scope(), self.check_pixel_values(pixel_values))
+        logits, hidden_states = self._logits(self.check_pixel_values(pixel_values), output_hidden_states)
         output = ImageClassifierOutputWithNoAttention(
             loss=None if labels is None else classification_loss(logits, labels, self.config),
             logits=logits,
@@ -416,7 +546,7 @@ class MobileViTForSemanticSegmentation(PreTrainedModel):
 
     Parameters
     ----------
-    config, weights, precision, engine
+    config, weights, precision, engine, workers
         See :class:`PreTrainedModel`.
     """
 
@@ -464,7 +594,7 @@ class MobileViTForSemanticSegmentation(PreTrainedModel):
         output_hidden_states, return_dict = self._wants(output_hidden_states, return_dict)
         if labels is not None and self.config.num_labels == 1:
             raise ConfigError("the segmentation loss needs num_labels above 1, found 1", "config-value")
-        logits, hidden_states = self.forward(self.scope(), self.check_pixel_values(pixel_values))
+        logits, hidden_states = self._logits(self.check_pixel_values(pixel_values), output_hidden_states)
         output = SemanticSegmenterOutput(
             loss=None if labels is None else segmentation_loss(logits, labels, self.config),
             logits=logits,

@@ -21,6 +21,7 @@ from PIL import Image
 
 from npmobilevit import checkpoints, ops
 from npmobilevit.config import MobileViTConfig
+from npmobilevit.engine import Workers
 from npmobilevit.errors import CheckpointError, ConfigError, ImageError, ModelFallbackWarning, WeightsError
 from npmobilevit.image_processing import MAX_RESIZED_PIXELS, Geometry, MobileViTImageProcessor
 from npmobilevit.images import ImageSource, ReadOptions, describe, to_rgb
@@ -110,6 +111,10 @@ class Pipeline:
     def __repr__(self) -> str:
         kind = type(self.network).__name__
         return f"<Pipeline {self.name}: {kind}, {self.config.num_labels} labels, {self.network.precision}>"
+
+    def close(self) -> None:
+        """End the threads or processes of the fast engine; the next call makes them again."""
+        self.network.close()
 
     def pixel_values(self, image: ImageSource, **options: Unpack[PictureOptions]) -> NDArray[np.float32]:
         """Prepare one picture for the network.
@@ -429,6 +434,7 @@ def load(
     task: Task = "classification",
     precision: str = "float32",
     engine: str | None = None,
+    workers: Workers = "threads",
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
@@ -452,8 +458,11 @@ def load(
         Whose default is meant by None; of no consequence for a model that is named.
     precision : {"float32", "float64", "bitexact"}
         Arithmetic; see :class:`npmobilevit.models.PreTrainedModel`.
-    engine : {"reference"}, optional
-        The only one so far, and the default.
+    engine : {"fast", "reference"}, optional
+        By default the fast one in "float32", else the readable network
+        (:class:`npmobilevit.models.PreTrainedModel` says more).
+    workers : {"threads", "processes"}
+        Who shares the work of the fast engine; see there. A pipeline with processes is ended by :meth:`Pipeline.close`.
     revision : str, optional
         Branch, tag or commit on the Hub.
     cache_dir : str or path, optional
@@ -474,7 +483,7 @@ def load(
     CheckpointError
         If there is no such checkpoint, or it cannot be reached.
     ConfigError, WeightsError
-        If its files are damaged or do not belong together, or `precision` or `engine` is unknown.
+        If its files are damaged or do not belong together, or `precision`, `engine` or `workers` is unknown.
 
     Examples
     --------
@@ -492,7 +501,12 @@ def load(
     contents = _read_default(task, arguments) if name is None else checkpoints.read_checkpoint(name, **arguments)
     processor = MobileViTImageProcessor.from_dict(contents.require_processor())
     kind = ARCHITECTURES[contents.class_name]
-    options: dict[str, Any] = {"precision": precision, "engine": "reference" if engine is None else engine}
+    default = "fast" if precision == "float32" else "reference"
+    options: dict[str, Any] = {
+        "precision": precision,
+        "engine": default if engine is None else engine,
+        "workers": workers,
+    }
     if kind is MobileViTModel:
         options["expand_output"] = any(name.startswith("conv_1x1_exp.") for name in contents.weights)
     network = kind(contents.config, contents.weights, **options)

@@ -68,10 +68,10 @@ class Builder:
 
 
 def bands(first: int, last: int, values_of_a_row: int) -> list[tuple[int, int]]:
-    """Cut rows first..last in bands of nearly the same height that keep within BAND_VALUES."""
-    count = -(-(last - first) * values_of_a_row // BAND_VALUES)
-    edges = [first + (last - first) * i // count for i in range(count + 1)]
-    return list(zip(edges, edges[1:], strict=False))
+    """Cut rows first..last in bands of nearly the same height that keep within BAND_VALUES, if a row does."""
+    height = last - first
+    count = min(height, -(-height * values_of_a_row // BAND_VALUES))
+    return [(first + start, first + stop) for start, stop in parts(height, count)]
 
 
 def stem(build: Builder, name: str, weights: Floats, pixels: Floats) -> FlatMap:
@@ -429,9 +429,7 @@ def _classify_band(
     program.call(np.matmul, weights.classifier, y, logits[:, mine])
 
 
-def _dilated_band(
-    program: Program, weights: Dilated, x: Floats, first: int, last: int, out: Floats
-) -> None:
+def _dilated_band(program: Program, weights: Dilated, x: Floats, first: int, last: int, out: Floats) -> None:
     """Some rows of a dilated 3x3 convolution: (C, H, W) -> (A, (last - first) * W).
 
     The three columns of taps are three shifted copies of the map, which one product takes together. The three rows of

@@ -15,7 +15,6 @@ from npmobilevit.engine import folding
 from npmobilevit.engine.folding import Affine, Exponential, Floats, Weights
 
 
-
 class InvertedResidual(NamedTuple):
     """``reduce(silu(filter(silu(expand(x)))))``, and x added if `residual`."""
 
@@ -154,9 +153,7 @@ class _Folding:
             top = self.segmentation_head()
         elif head == "classification" or expand_output:
             top = self.classifier()
-        return FoldedNetwork(
-            self.exponential, folding.with_constant_row(stem), tuple(mobilenet), tuple(mobilevit), top
-        )
+        return FoldedNetwork(self.exponential, folding.with_constant_row(stem), tuple(mobilenet), tuple(mobilevit), top)
 
     def convolution(self, name: str) -> Affine:
         return folding.convolution(self.weights, self.prefix + name)
@@ -180,9 +177,7 @@ class _Folding:
         )
 
     def mobilevit_block(self, name: str, downsampling: InvertedResidual, depth: int) -> MobileViTBlock:
-        local = folding.rescaled(
-            self.convolution(f"{name}.conv_kxk"), inputs=downsampling.scale, outputs=self.silu
-        )
+        local = folding.rescaled(self.convolution(f"{name}.conv_kxk"), inputs=downsampling.scale, outputs=self.silu)
         embed = folding.centred(folding.rescaled(self.convolution(f"{name}.conv_1x1"), inputs=self.silu))
         project = self.after_norm(self.convolution(f"{name}.conv_projection"), f"{name}.layernorm")
         channels = len(local.weight)
@@ -228,7 +223,7 @@ class _Folding:
         linear = None
         if "classifier.weight" in self.weights:  # behind the average, which is linear: it takes the multiple away
             layer = folding.rescaled(folding.linear(self.weights, "classifier"), inputs=self.silu)
-            linear = Linear(np.ascontiguousarray(layer.weight, np.float32), np.float32(layer.bias))
+            linear = Linear(np.ascontiguousarray(layer.weight, np.float32), layer.bias.astype(np.float32))
         return Classifier(folding.with_constant_row(expand), linear)
 
     def segmentation_head(self) -> SegmentationHead:

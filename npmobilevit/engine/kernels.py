@@ -6,7 +6,6 @@ no memory is fetched anew. Layouts are those of :mod:`layout`, multiples those o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from npmobilevit.engine.program import Call, Program, run
 
 SILU_CHUNK = 65536  # values of which a temporary stays in the processor's cache
 SCORES_CHUNK = 32768  # attention scores that are held at a time
+FEWEST_QUERIES = 32  # that are looked at together, however many keys there are
 FEW_TOKENS = 144  # up to which the scores of all heads are made at once
 
 ZERO, ONE = np.float32(0), np.float32(1)
@@ -131,9 +131,7 @@ def winograd_input(program: Program, planes: PhasePlanes, channels: slice, trans
         program.call(np.subtract, e[inner], e[right], flat[3][inner])
 
 
-def winograd_output(
-    program: Program, transformed: Floats, weights: Convolution, channels: slice, out: Floats
-) -> None:
+def winograd_output(program: Program, transformed: Floats, weights: Convolution, channels: slice, out: Floats) -> None:
     """Multiply by the kernels and transform back: ``A^T m A``, for some of the output channels.
 
     Parameters
@@ -284,26 +282,38 @@ def averages(
     query, key, value, out = (tokens.by_head(x, num_heads) for x in rows)  # (positions, heads, d or d + 1, L)
     key = key.swapaxes(-1, -2)
     length = tokens.length
-    if length <= FEW_TOKENS:  # in one call each: a call costs about as much as the work of one head
-        whole = slice(0, length)
-        batches = [((...,), whole, program.scratch.take(tokens.positions, num_heads, length, length))]
-    else:
-        queries = min(length, max(32, SCORES_CHUNK // length))
-        scores = program.scratch.take(length, queries)
-        batches = [
-            ((position, head), slice(start, min(start + queries, length)), scores)
-            for position in range(tokens.positions)
-            for head in range(num_heads)
-            for start in range(0, length, queries)
-        ]
-    for at, block, memory_of_scores in batches:
-        scores = memory_of_scores.reshape(-1)[: math.prod(key[at].shape[:-1]) * (block.stop - block.start)]
-        scores = scores.reshape(*key[at].shape[:-1], -1)  # (..., keys, queries)
-        program.call(np.matmul, key[at], query[at][..., block], scores)
-        if stable:
-            program.call(_subtract_maximum, scores)
-        program.call(f.function, scores, scores)
-        program.call(np.matmul, value[at], scores, out[at][..., block])
+    if length <= FEW_TOKENS:  # all in one call: a call costs about as much as the work of one head
+        scores = program.scratch.take(tokens.positions, num_heads, length, length)
+        _average(program, query, key, value, out, scores, f, stable=stable)
+        return
+    queries = min(length, max(FEWEST_QUERIES, SCORES_CHUNK // length))
+    memory_of_scores = program.scratch.take(length * queries)
+    for position in range(tokens.positions):
+        for head in range(num_heads):
+            for start in range(0, length, queries):
+                block = slice(start, min(start + queries, length))
+                scores = memory_of_scores[: length * (block.stop - block.start)].reshape(length, -1)
+                q, k, v = query[position, head, :, block], key[position, head], value[position, head]
+                _average(program, q, k, v, out[position, head, :, block], scores, f, stable=stable)
+
+
+def _average(
+    program: Program,
+    query: Floats,
+    key: Floats,
+    value: Floats,
+    out: Floats,
+    scores: Floats,
+    f: Exponential,
+    *,
+    stable: bool,
+) -> None:
+    """``value @ f(key @ query)``: (..., d, queries), (..., keys, d), (..., d, keys) -> (..., d, queries)."""
+    program.call(np.matmul, key, query, scores)
+    if stable:
+        program.call(_subtract_maximum, scores)
+    program.call(f.function, scores, scores)
+    program.call(np.matmul, value, scores, out)
 
 
 def run_unless_safe(denominators: Floats, calls: tuple[Call, ...]) -> None:

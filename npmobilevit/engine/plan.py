@@ -11,6 +11,8 @@ from npmobilevit.engine.folded import Classifier, FoldedNetwork
 from npmobilevit.engine.folding import Floats
 from npmobilevit.engine.program import Allocate, Stage
 
+HIDDEN_STATES = tuple(f"encoder.layer.{i}" for i in range(5))  # taps
+
 
 class Tap(NamedTuple):
     """Where a value of the network lies after a run, and the multiple that it is stored as."""
@@ -31,11 +33,9 @@ class Plan(NamedTuple):
     pixels : (C, H, W) float32 array
         Where the picture goes.
     stages : tuple of Stage
-        To be run in order; see :mod:`npmobilevit.engine.workers`.
+        To be run in order; see :mod:`npmobilevit.engine.crews`.
     taps : dict of str to Tap
         The outputs of the base model's blocks, without batch axis, in the order of the forward pass.
-    hidden_states : tuple of str
-        The taps of the five encoder layers.
     pooled : Tap or None
         The average over the pixels (M,).
     logits : Tap or None
@@ -45,7 +45,6 @@ class Plan(NamedTuple):
     pixels: Floats
     stages: tuple[Stage, ...]
     taps: dict[str, Tap]
-    hidden_states: tuple[str, ...]
     pooled: Tap | None
     logits: Tap | None
 
@@ -66,7 +65,6 @@ def make_plan(network: FoldedNetwork, shape: tuple[int, int, int], workers: int,
     pixels = build.array(*shape)
     silu = network.exponential.scale
     taps: dict[str, Tap] = {}
-    hidden_states = []
 
     x = blocks.stem(build, "conv_stem", network.stem, pixels)
     taps["conv_stem"] = Tap(x.pixels, silu)
@@ -75,8 +73,7 @@ def make_plan(network: FoldedNetwork, shape: tuple[int, int, int], workers: int,
             name = f"encoder.layer.{layer}.layer.{i}"
             x = blocks.inverted_residual(build, name, block, x)
             taps[name] = Tap(x.pixels, block.scale)
-        hidden_states.append(f"encoder.layer.{layer}")
-        taps[hidden_states[-1]] = taps[name]
+        taps[f"encoder.layer.{layer}"] = taps[name]
     reach = [block.downsampling.dilation for block in network.mobilevit[1:]] + [1]  # of the taps that read the output
     for layer, (mobilevit, pad) in enumerate(zip(network.mobilevit, reach, strict=True), start=2):
         name, down = f"encoder.layer.{layer}", f"encoder.layer.{layer}.downsampling_layer"
@@ -84,7 +81,6 @@ def make_plan(network: FoldedNetwork, shape: tuple[int, int, int], workers: int,
         taps[down] = Tap(x.pixels, mobilevit.downsampling.scale)
         x = blocks.mobilevit_block(build, name, mobilevit, x, pad)
         taps[name] = Tap(x.pixels, silu)
-        hidden_states.append(name)
 
     pooled = logits = None
     if isinstance(network.head, Classifier):
@@ -94,4 +90,4 @@ def make_plan(network: FoldedNetwork, shape: tuple[int, int, int], workers: int,
         logits = None if made.logits is None else Tap(made.logits, 1)
     elif network.head is not None:
         logits = Tap(blocks.segmentation_head(build, network.head, x), 1)
-    return Plan(pixels, tuple(build.stages), taps, tuple(hidden_states), pooled, logits)
+    return Plan(pixels, tuple(build.stages), taps, pooled, logits)

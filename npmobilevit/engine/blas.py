@@ -1,0 +1,81 @@
+"""How many threads NumPy's matrix products use, where NumPy is built with OpenBLAS."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import importlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+# Names that builds of OpenBLAS give its functions: those in NumPy's wheels, and those of systems.
+DECORATIONS = (("scipy_", "64_"), ("scipy_", ""), ("", "64_"), ("", ""))
+
+
+class ThreadControl(NamedTuple):
+    """The two functions of OpenBLAS that read and set the number of threads of the process."""
+
+    read: Callable[[], int]
+    set: Callable[[int], object]
+
+
+@functools.cache
+def thread_control() -> ThreadControl | None:
+    """Find the functions in the library that NumPy has loaded; None if it has none of OpenBLAS."""
+    try:
+        core = importlib.import_module("numpy._core._multiarray_umath")
+        library = ctypes.CDLL(core.__file__)  # loaded already: names are also looked up in what it was linked to
+    except (ImportError, OSError):
+        return None
+    for prefix, suffix in DECORATIONS:
+        read = getattr(library, f"{prefix}openblas_get_num_threads{suffix}", None)
+        write = getattr(library, f"{prefix}openblas_set_num_threads{suffix}", None)
+        if read is not None and write is not None:
+            return ThreadControl(read, write)
+    return None
+
+
+class _SingleThread:
+    """Holds the number of threads at one while anybody asks for it, and gives back what was before."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.before = 0
+
+    @contextlib.contextmanager
+    def held(self, control: ThreadControl) -> Iterator[None]:
+        with self.lock:
+            if self.users == 0:
+                self.before = control.read()
+                control.set(1)
+            self.users += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.users -= 1
+                if self.users == 0:
+                    control.set(self.before)
+
+    def others(self, control: ThreadControl) -> int:
+        """The number of threads outside of this."""
+        with self.lock:
+            return self.before if self.users else control.read()
+
+
+_SINGLE_THREAD = _SingleThread()
+
+
+def threads() -> int:
+    """How many threads NumPy's products use, outside of :func:`single_thread`; 1 if that cannot be told."""
+    control = thread_control()
+    return 1 if control is None else max(1, _SINGLE_THREAD.others(control))
+
+
+def single_thread() -> contextlib.AbstractContextManager[None]:
+    """While this lasts, products use one thread, in the whole process; without OpenBLAS nothing changes."""
+    control = thread_control()
+    return contextlib.nullcontext() if control is None else _SINGLE_THREAD.held(control)
