@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import functools
 import importlib
+import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -42,31 +43,43 @@ class _SingleThread:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.users = 0
+        self.users: list[int] = []  # the threads that ask for it
         self.before = 0
 
     @contextlib.contextmanager
     def held(self, control: ThreadControl) -> Iterator[None]:
+        user = threading.get_ident()
         with self.lock:
-            if self.users == 0:
+            if not self.users:
                 self.before = control.read()
-                control.set(1)
-            self.users += 1
+            self.users.append(user)  # before the number changes: at a fork, the users tell whether it has
+            control.set(1)
         try:
             yield
         finally:
             with self.lock:
-                self.users -= 1
-                if self.users == 0:
+                if len(self.users) == 1:
                     control.set(self.before)
+                self.users.remove(user)
 
     def others(self, control: ThreadControl) -> int:
         """The number of threads outside of this."""
         with self.lock:
             return self.before if self.users else control.read()
 
+    def forget_other_threads(self) -> None:
+        """In a fork of the process, which has none but the thread that forked."""
+        self.lock = threading.Lock()
+        users = [user for user in self.users if user == threading.get_ident()]
+        control = thread_control()
+        if control is not None and self.users and not users:
+            control.set(self.before)
+        self.users = users
+
 
 _SINGLE_THREAD = _SingleThread()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_SINGLE_THREAD.forget_other_threads)
 
 
 def threads() -> int:

@@ -26,7 +26,7 @@ from npmobilevit.engine.layout import FlatMap, PhasePlanes, every_other, spread
 from npmobilevit.engine.program import Allocate, Program, Scratch, Stage, parts
 
 POSITIONS = ((0, 0), (0, 1), (1, 0), (1, 1))  # of the pixels of a patch, in the order of its sequences
-BAND_VALUES = 1 << 19  # of the widest map inside a block that are made at a time: 2 MiB
+BAND_VALUES = 1 << 20  # of the widest map inside a block that are made at a time: 4 MiB
 
 
 class Builder:
@@ -309,8 +309,8 @@ def _patches_transformed(
     tokens = kernels.Tokens(program, len(weights.embed), len(given), rows * columns)
     program.call(np.matmul, weights.embed, compact, tokens.by_position(tokens.stream))
     kernels.transformer(program, tokens, weights.layers, weights.num_heads, weights.eps, f)
-    y = program.scratch.take(channels, tokens.columns)
-    program.call(np.matmul, weights.project, tokens.normed, y)
+    y = tokens.array(channels)
+    program.call(np.matmul, weights.project, tokens.used(tokens.normed), tokens.used(y))
     return y, list(tokens.by_position(y))
 
 
@@ -390,7 +390,7 @@ def segmentation_head(build: Builder, weights: SegmentationHead, x: FlatMap) -> 
         pooled = program.scratch.take(len(weights.pooled) + 1)
         constant = program.scratch.take(len(weights.project))
         program.call(np.matmul, weights.pooled, mean, pooled[:-1])
-        program.call(np.maximum, pooled[:-1], kernels.ZERO, pooled[:-1])
+        program.call(kernels.relu, pooled[:-1])
         program.call(pooled[-1:].fill, kernels.ONE)
         program.call(np.matmul, weights.project_pooled, pooled, constant)
         for start, stop in bands(first, last, 4 * len(weights.pixel) * width):
@@ -420,11 +420,11 @@ def _classify_band(
     for i, dilated in enumerate(weights.dilated, start=1):
         y = branches[i * branch : (i + 1) * branch]
         _dilated_band(program, dilated, dense[:-1].reshape(-1, height, width), first, last, y)
-    program.call(np.maximum, branches, kernels.ZERO, branches)
+    program.call(kernels.relu, branches)
     y = program.scratch.take(branch + 1, spread(length))[:, :length]
     program.call(np.matmul, weights.project, branches, y[:-1])
     program.call(np.add, y[:-1], constant[:, np.newaxis], y[:-1])
-    program.call(np.maximum, y[:-1], kernels.ZERO, y[:-1])
+    program.call(kernels.relu, y[:-1])
     program.call(y[-1].fill, kernels.ONE)
     program.call(np.matmul, weights.classifier, y, logits[:, mine])
 

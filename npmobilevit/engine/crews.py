@@ -13,6 +13,7 @@ import os
 import platform
 import select
 import signal
+import socket
 import sys
 import threading
 import time
@@ -30,10 +31,11 @@ BUFFER_VALUES = 256  # NumPy copies rows that do not lie side by side into buffe
 FREE_SPINS = 400  # times that a process looks for the others before it offers them its processor: a few microseconds
 SPINS = 20_000  # times that it looks before it looks whether they are alive
 PATIENCE = 1.0  # seconds that a twin waits before it looks whether its process is alive
+START = 10.0  # seconds in which a twin has to come to life
 
 
 class WorkerLost(Exception):
-    """A process of a crew is gone, or has failed: what the plan's arrays hold is of no use."""
+    """A worker cannot be had, is gone or has failed: what the plan's arrays hold is of no use."""
 
 
 class Crew(Protocol):
@@ -81,17 +83,27 @@ class Threads:
     Parameters
     ----------
     stages : sequence of Stage
+
+    Raises
+    ------
+    WorkerLost
+        If no thread can be started.
     """
 
     def __init__(self, stages: Sequence[Stage]) -> None:
         self._stages = stages
+        self._owner = os.getpid()
         count = len(stages[0].programs)
         self._done = [0] * count  # stages that each worker has done in its life
-        self._failure: BaseException | None = None
+        self._failures: list[BaseException] = []
         self._stopped = False
         self._go = [threading.Semaphore(0) for _ in range(count)]
-        for worker in range(1, count):
-            threading.Thread(target=self._serve, args=(worker,), name="npmobilevit-engine", daemon=True).start()
+        try:
+            for worker in range(1, count):
+                threading.Thread(target=self._serve, args=(worker,), name="npmobilevit-engine", daemon=True).start()
+        except RuntimeError as error:
+            self.close()
+            raise WorkerLost("no thread can be started") from error
 
     def run(self) -> None:
         """One forward pass. After an exception the crew is of no further use."""
@@ -99,11 +111,13 @@ class Threads:
             for go in self._go[1:]:
                 go.release()
             self._work(0)
-        if self._failure is not None:
-            raise self._failure
+        if self._failures:
+            raise self._failures.pop(0)
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads, each when it comes to the end of its stage."""
+        if os.getpid() != self._owner:  # a copy in a fork of the process, which has no such threads
+            return
         self._stopped = True
         for go in self._go[1:]:
             go.release()
@@ -122,11 +136,12 @@ class Threads:
                     run(stage.programs[worker])
                     self._done[worker] += 1
                     while min(self._done) < self._done[worker]:
-                        if self._failure is not None:
+                        if self._stopped:
                             return
                         time.sleep(0)  # lets the others have the interpreter
         except BaseException as error:
-            self._failure = error
+            self._failures.append(error)
+            self._stopped = True
 
 
 def processes_are_missing() -> str | None:
@@ -142,7 +157,11 @@ def processes_are_missing() -> str | None:
 
 def shared_memory(size: int) -> Floats:
     """An array of zeros that a process shares with those that it forks; the last one to let it go frees it."""
-    return np.frombuffer(mmap.mmap(-1, max(4 * size, 1)), np.float32, size)
+    try:
+        block = mmap.mmap(-1, max(4 * size, 1))
+    except OSError as error:
+        raise MemoryError(f"no {4 * size:,} bytes to share") from error
+    return np.frombuffer(block, np.float32, size)
 
 
 class Processes:
@@ -155,6 +174,11 @@ class Processes:
     ----------
     stages : sequence of Stage
         On arrays of :func:`shared_memory`.
+
+    Raises
+    ------
+    WorkerLost
+        If no process can be made.
     """
 
     def __init__(self, stages: Sequence[Stage]) -> None:
@@ -163,17 +187,18 @@ class Processes:
         count = len(stages[0].programs)
         self._done = memoryview(mmap.mmap(-1, 64 * count)).cast("q")  # every eighth: a cache line for each worker
         self._twins: list[int] = []
-        self._go: list[int] = []
-        for worker in range(1, count):
-            receiver, sender = os.pipe()
-            with warnings.catch_warnings():  # that there are threads; a twin takes no lock that one of them could hold
-                warnings.simplefilter("ignore", DeprecationWarning)
-                twin = os.fork()
-            if twin == 0:
-                self._be_twin(worker, receiver)
-            os.close(receiver)
-            self._twins.append(twin)
-            self._go.append(sender)
+        self._go: list[socket.socket] = []  # to each twin; it ends when this is closed
+        try:
+            with single_thread():  # which stays so in the twins
+                for worker in range(1, count):
+                    self._add_twin(worker)
+            self._await_twins()
+        except OSError as error:
+            self.close()
+            raise WorkerLost("no process can be made") from error
+        except BaseException:
+            self.close()
+            raise
 
     def run(self) -> None:
         """One forward pass. After an exception the crew is of no further use.
@@ -183,25 +208,44 @@ class Processes:
         WorkerLost
             If a twin is gone.
         """
-        try:
-            for sender in self._go:
-                os.write(sender, b"g")
-        except OSError as error:
-            raise WorkerLost("a twin has ended") from error
         with single_thread():
+            try:
+                for sender in self._go:
+                    sender.send(b"g", socket.MSG_NOSIGNAL)
+            except OSError as error:
+                raise WorkerLost("a twin has ended") from error
             self._work(0, self._twin_has_ended)
 
     def close(self) -> None:
         """End the twins, whatever they do, and wait until they have."""
-        if os.getpid() != self._owner:  # a copy in a fork of the process: the twins are not its own
-            return
         for sender in self._go:
-            os.close(sender)
-        for twin in self._twins:
-            os.kill(twin, signal.SIGKILL)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(twin, 0)
+            sender.close()
+        if os.getpid() == self._owner:  # in a fork of the process, the twins are not its own
+            for twin in self._twins:
+                if not has_ended(twin):
+                    os.kill(twin, signal.SIGKILL)
+                    with contextlib.suppress(ChildProcessError):
+                        os.waitpid(twin, 0)
         self._go, self._twins = [], []
+
+    def _add_twin(self, worker: int) -> None:
+        sender, receiver = socket.socketpair()
+        self._go.append(sender)
+        ignore_warnings_of_threads()
+        with receiver, signals_held():
+            twin = os.fork()
+            if twin == 0:
+                self._be_twin(worker, receiver)
+            self._twins.append(twin)
+
+    def _await_twins(self) -> None:
+        """Wait until all have come to life. One that does not has inherited a lock that nobody will open."""
+        self._done[0] = 1
+        deadline = time.monotonic() + START
+        while not all(self._done[::8]):
+            if time.monotonic() > deadline or self._twin_has_ended():
+                raise WorkerLost("a twin has not come to life")
+            time.sleep(1e-4)
 
     def _work(self, worker: int, is_lost: Callable[[], bool]) -> None:
         done, mine, others = self._done, 8 * worker, [i for i in range(0, len(self._done), 8) if i != 8 * worker]
@@ -215,35 +259,68 @@ class Processes:
                     while done[other] < number:
                         spins += 1
                         if spins % SPINS == 0 and is_lost():
-                            raise WorkerLost("a twin has ended")
+                            raise WorkerLost("a worker has ended")
                         if spins > FREE_SPINS:
                             os.sched_yield()  # the other may need this processor
 
     def _twin_has_ended(self) -> bool:
-        return any(os.waitpid(twin, os.WNOHANG) != (0, 0) for twin in self._twins)
+        return any([has_ended(twin) for twin in self._twins])
 
-    def _be_twin(self, worker: int, receiver: int) -> NoReturn:
-        """Work until the process ends; touch nothing of it, raise nothing, clean up nothing."""
+    def _be_twin(self, worker: int, receiver: socket.socket) -> NoReturn:
+        """Work until the process ends; touch nothing of it, raise nothing, clean up nothing.
+
+        All signals stay held: of what comes to the whole group, from a terminal say, the process decides what becomes.
+        """
         try:
             gc.disable()
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the process decides what becomes of it
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            let_go_of_files(receiver)
-            with single_thread():
-                while self._told_to_work(receiver):
-                    self._work(worker, self._is_orphan)
+            let_go_of_files(receiver.fileno())
+            rehearse()
+            self._done[8 * worker] = 1
+            self._serve(worker, receiver)
         finally:
             os._exit(0)
 
-    def _is_orphan(self) -> bool:
-        return os.getppid() != self._owner
+    def _serve(self, worker: int, receiver: socket.socket) -> None:
+        word = select.poll()
+        word.register(receiver, select.POLLIN)
 
-    def _told_to_work(self, receiver: int) -> bool:
-        """Wait for the process; False when it has ended, even if a fork of it holds the other end of the pipe."""
-        while not select.select([receiver], [], [], PATIENCE)[0]:
-            if self._is_orphan():
-                return False
-        return os.read(receiver, 1) == b"g"
+        def is_left() -> bool:
+            """Whether the process has ended or closed the crew; in the midst of work, that is all it has to say."""
+            return os.getppid() != self._owner or bool(word.poll(0))
+
+        while True:
+            if word.poll(1000 * PATIENCE):
+                if receiver.recv(1) != b"g":
+                    return
+                self._work(worker, is_left)
+            elif os.getppid() != self._owner:  # and a fork of the process holds the other end of the socket
+                return
+
+
+def has_ended(process: int) -> bool:
+    """Whether a process that this one has forked is gone."""
+    try:
+        return os.waitpid(process, os.WNOHANG) != (0, 0)
+    except ChildProcessError:  # somebody else has waited for it
+        return True
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """No signal interrupts this thread; a process that it forks is not interrupted at all."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def ignore_warnings_of_threads() -> None:
+    """Python warns of a fork beside threads, whose locks the new process could wait for; a twin takes none of them.
+
+    The filter names this module and stays: to restore the list of filters would undo what other threads do to it.
+    """
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning, __name__)
 
 
 def let_go_of_files(kept: int) -> None:
@@ -251,5 +328,13 @@ def let_go_of_files(kept: int) -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(nowhere, stream)
-    os.closerange(3, kept)
-    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
+    for file in map(int, os.listdir("/proc/self/fd")):
+        if file > 2 and file != kept:
+            with contextlib.suppress(OSError):  # the listing's own
+                os.close(file)
+
+
+def rehearse() -> None:
+    """A product that is large enough for OpenBLAS to take its lock."""
+    square = np.ones((256, 256), np.float32)
+    square @ square

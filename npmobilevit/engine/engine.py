@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -70,12 +69,14 @@ class Team(NamedTuple):
 
     plans: tuple[Plan, ...]
     crew: Crew
+    asked: tuple[int, str]  # how many workers there were to be, and what
+    found: tuple[int, str]  # and what there are
 
 
 class Engine:
     """A network prepared for speed: the same function as :mod:`npmobilevit.network`, within rounding.
 
-    It serves one call at a time; others wait. In a fork of the process it prepares itself anew.
+    It serves one call at a time; others wait. In a fork of the process it begins anew.
 
     Parameters
     ----------
@@ -104,25 +105,24 @@ class Engine:
         self._asked = workers
         self._network: FoldedNetwork | None = None
         self._begin()
+        _ENGINES.add(self)
 
     def _begin(self) -> None:
-        """Without plans and teams, as in a new process."""
-        self._owner = os.getpid()
+        """Without plans and teams."""
         self._lock = threading.Lock()
         self._teams: OrderedDict[tuple[int, int, bool], Team] = OrderedDict()  # height, width, one picture each?
         self._finalizer = weakref.finalize(self, _close_all, self._teams)
 
+    def begin_anew(self) -> None:
+        """In a fork of the process: another thread may have held the lock, and the workers stayed behind."""
+        self._finalizer.detach()
+        _close_all(self._teams)
+        self._begin()
+
     def close(self) -> None:
         """Give back memory, threads and processes; the next call prepares them again."""
-        with self._exclusively():
-            _close_all(self._teams)
-
-    @contextlib.contextmanager
-    def _exclusively(self) -> Iterator[None]:
-        if os.getpid() != self._owner:  # a fork: another thread may have held the lock, and the teams stayed behind
-            self._begin()
         with self._lock:
-            yield
+            _close_all(self._teams)
 
     @property
     def workers(self) -> tuple[int, str]:
@@ -149,16 +149,15 @@ class Engine:
         -------
         Values
         """
-        with self._exclusively():
-            count, kind = self.workers
+        with self._lock:
+            asked = self.workers
             try:
-                return self._run(x, taps, count, kind)
+                return self._run(x, taps, asked)
             except WorkerLost:  # killed, for want of memory perhaps: nothing that was made is lost
-                return self._run(x, taps, count, "threads")
+                return self._run(x, taps, (asked[0], "threads"))
 
-    def _run(self, x: Floats, taps: Collection[str] | None, count: int, kind: str) -> Values:
-        apart = count > 1 and len(x) > 1
-        team = self._team((x.shape[2], x.shape[3], apart), count, kind)
+    def _run(self, x: Floats, taps: Collection[str] | None, asked: tuple[int, str]) -> Values:
+        team = self._team((x.shape[2], x.shape[3], asked[0] > 1 and len(x) > 1), asked)
         found: list[Values] = []
         try:
             for start in range(0, len(x), len(team.plans)):
@@ -172,23 +171,22 @@ class Engine:
             raise
         return _stacked(found)
 
-    def _team(self, key: tuple[int, int, bool], count: int, kind: str) -> Team:
+    def _team(self, key: tuple[int, int, bool], asked: tuple[int, str]) -> Team:
         """The team for a size, made if there is none; those that were not used for longest make room."""
-        team = self._teams.pop(key, None)
-        if team is not None and not isinstance(team.crew, _CREWS[kind]):
-            team.crew.close()
-            team = None
-        if team is None:
+        team = self._teams.get(key)
+        if team is None or team.asked != asked:
+            if team is not None:
+                self._teams.pop(key).crew.close()
             while len(self._teams) >= KEPT_TEAMS:
                 self._teams.popitem(last=False)[1].crew.close()
-            team = self._made(key, count, kind)
-        self._teams[key] = team
+            team = self._teams[key] = self._made(key, asked, asked)
+        self._teams.move_to_end(key)
         return team
 
-    def _made(self, key: tuple[int, int, bool], count: int, kind: str) -> Team:
+    def _made(self, key: tuple[int, int, bool], asked: tuple[int, str], found: tuple[int, str]) -> Team:
         if self._network is None:
             self._network = self._fold()
-        height, width, apart = key
+        (height, width, apart), (count, kind) = key, found
         allocate = shared_memory if kind == "processes" else _zeros
         shape = (self._channels, height, width)
         stages: tuple[Stage, ...]
@@ -198,20 +196,39 @@ class Engine:
         else:
             plans = (make_plan(self._network, shape, count, allocate),)
             stages = plans[0].stages
-        return Team(plans, _CREWS[kind](stages))
+        try:
+            return Team(plans, _CREWS[kind](stages), asked, found)
+        except WorkerLost:
+            return self._made(key, asked, (count, "threads") if kind == "processes" else (1, "thread"))
 
     def describe(self, height: int, width: int) -> PlanReport:
         """What is prepared for one picture of a size; it is prepared if it is not yet."""
-        with self._exclusively():
-            count, kind = self.workers
-            (plan,) = self._team((height, width, False), count, kind).plans
+        with self._lock:
+            team = self._team((height, width, False), self.workers)
+        (plan,), (count, kind) = team.plans, team.found
         calls = sum(len(program) for stage in plan.stages for program in stage.programs)
-        reason = None
-        if kind != self._asked:
-            reason = processes_are_missing() if count > 1 else "NumPy's products use one thread here"
-            if blas.thread_control() is None:
-                reason = "the number of threads of NumPy's products cannot be told"
+        reason = None if kind == self._asked else self._why_others(team)
         return PlanReport("fast", None, (height, width), f"{count} {kind}", reason, len(plan.stages), calls)
+
+    def _why_others(self, team: Team) -> str | None:
+        """Why those that share the work are not those that were asked for."""
+        if team.found != team.asked:
+            return f"no more {team.asked[1]} could be started"
+        if blas.thread_control() is None:
+            return "the number of threads of NumPy's products cannot be told"
+        return processes_are_missing() if team.asked[0] > 1 else "NumPy's products use one thread here"
+
+
+_ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _begin_anew() -> None:
+    for engine in _ENGINES:
+        engine.begin_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 @dataclasses.dataclass(frozen=True)

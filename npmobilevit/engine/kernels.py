@@ -40,6 +40,11 @@ def silu(program: Program, z: Floats, exponential: Exponential) -> None:
         program.call(np.divide, chunk, term, chunk)
 
 
+def relu(x: Floats) -> None:
+    """The larger of x and zero, in place."""
+    np.maximum(x, ZERO, out=x)
+
+
 def weighted_sum(rows: Floats, taps: Floats, out: Floats) -> None:
     """``out[c] = sum over i of taps[c, i] * rows[c, i]``: (C, n, L), (C, n) -> (C, L)."""
     np.einsum("cil,ci->cl", rows, taps, out=out)
@@ -166,7 +171,9 @@ def winograd_output(program: Program, transformed: Floats, weights: Convolution,
 class Tokens:
     """The tokens of some of the four pixel positions, and the working memory of a transformer over them.
 
-    Each position is a sequence of its own: token t of position p is column ``p * L + t``.
+    Each position is a sequence of its own: token t of position p is column ``p * L + t``. Products are made of these
+    T = positions * L columns alone. Other operations run over whole arrays, whose rows are longer (:func:`spread`):
+    what is left over at their ends holds numbers that no operation minds.
 
     Parameters
     ----------
@@ -178,31 +185,40 @@ class Tokens:
 
     Attributes
     ----------
-    stream : (D, T) array
+    stream : (D, T') array
         The residual stream, centred.
-    normed : (D + 1, T) array
+    normed : (D + 1, T') array
         The stream after a layer normalisation without weights, and a row of ones.
     """
 
     def __init__(self, program: Program, width: int, positions: int, length: int) -> None:
+        self.program = program
         self.positions, self.length = positions, length
-        self.columns = spread(positions * length)
-        self.stream = program.scratch.take(width, self.columns)
-        self.normed = program.scratch.take(width + 1, self.columns)
-        self.factor = program.scratch.take(self.columns)
-        self.sum = program.scratch.take(width, self.columns)
-        program.call(self.stream.fill, ZERO)
+        self.count = positions * length
+        self.stream = self.array(width)
+        self.normed = self.array(width + 1)
+        self.sum = self.array(width)
+        self.factor = self.array(1)[0]
         program.call(self.normed[-1].fill, ONE)
 
+    def array(self, rows: int) -> Floats:
+        """Working memory (rows, T') with ones at the ends of its rows."""
+        array = self.program.scratch.take(rows, spread(self.count))
+        if array.shape[1] > self.count:
+            self.program.call(array[:, self.count :].fill, ONE)
+        return array
+
+    def used(self, x: Floats) -> Floats:
+        """The columns that are tokens, (rows, T)."""
+        return x[:, : self.count]
+
     def by_position(self, x: Floats) -> Floats:
-        """The columns of x (rows, T) cut into sequences: (positions, rows, L)."""
-        cut = x[:, : self.positions * self.length].reshape(len(x), self.positions, self.length)
-        return cut.transpose(1, 0, 2)
+        """The tokens of x cut into sequences: (positions, rows, L)."""
+        return self.used(x).reshape(len(x), self.positions, self.length).transpose(1, 0, 2)
 
     def by_head(self, x: Floats, num_heads: int) -> Floats:
-        """The rows of x cut into heads, the columns into sequences: (positions, heads, rows of a head, L)."""
-        cut = x[:, : self.positions * self.length]
-        return cut.reshape(num_heads, -1, self.positions, self.length).transpose(2, 0, 1, 3)
+        """The rows of x cut into heads, the tokens into sequences: (positions, heads, rows of a head, L)."""
+        return self.used(x).reshape(num_heads, -1, self.positions, self.length).transpose(2, 0, 1, 3)
 
 
 def normalize(program: Program, tokens: Tokens, eps: float) -> None:
@@ -232,25 +248,20 @@ def transformer(
     program: Program, tokens: Tokens, layers: Sequence[TransformerLayer], num_heads: int, eps: float, f: Exponential
 ) -> None:
     """All layers and the last normalisation, whose result is ``tokens.normed``."""
-    width = len(tokens.stream)
-    inner = len(layers[0].intermediate)
-    memory = Attended(
-        program.scratch.take(3 * width + num_heads, tokens.columns),
-        program.scratch.take(width + num_heads, tokens.columns),
-        program.scratch.take(inner + 1, tokens.columns),
-    )
-    program.call(memory.heads.fill, ONE)  # also the columns that no sequence has: they are divided by, too
+    width, inner = len(tokens.stream), len(layers[0].intermediate)
+    memory = Attended(tokens.array(3 * width + num_heads), tokens.array(width + num_heads), tokens.array(inner + 1))
     program.call(memory.hidden[-1].fill, ONE)
+    normed, projected, heads, hidden, total = map(tokens.used, (tokens.normed, *memory, tokens.sum))
     for layer in layers:
         normalize(program, tokens, eps)
-        program.call(np.matmul, layer.query_key_value, tokens.normed, memory.projected)
+        program.call(np.matmul, layer.query_key_value, normed, projected)
         attention(program, tokens, memory, num_heads, f)
-        program.call(np.matmul, layer.attention_output, memory.heads, tokens.sum)
+        program.call(np.matmul, layer.attention_output, heads, total)
         program.call(np.add, tokens.stream, tokens.sum, tokens.stream)
         normalize(program, tokens, eps)
-        program.call(np.matmul, layer.intermediate, tokens.normed, memory.hidden[:-1])
+        program.call(np.matmul, layer.intermediate, normed, hidden[:-1])
         silu(program, memory.hidden[:-1], f)
-        program.call(np.matmul, layer.output, memory.hidden, tokens.sum)
+        program.call(np.matmul, layer.output, hidden, total)
         program.call(np.add, tokens.stream, tokens.sum, tokens.stream)
     normalize(program, tokens, eps)
 
@@ -264,7 +275,7 @@ def attention(program: Program, tokens: Tokens, memory: Attended, num_heads: int
     quick, careful = Program(program.scratch), Program(program.scratch)
     averages(quick, tokens, memory, num_heads, f, stable=False)
     averages(careful, tokens, memory, num_heads, f, stable=True)
-    heads = memory.heads.reshape(num_heads, -1, tokens.columns)
+    heads = memory.heads.reshape(num_heads, -1, memory.heads.shape[1])
     denominators = heads[:, -1:]  # (h, 1, T)
     inverse = program.scratch.take(*denominators.shape)
     program.calls += quick.calls
