@@ -359,12 +359,12 @@ def classifier(build: Builder, weights: Classifier, x: FlatMap) -> Pooled:
     def classify(program: Program, first: int, last: int) -> None:
         assert logits is not None
         assert weights.linear is not None
-        program.call(np.matmul, weights.linear.weight, mean, logits)
-        program.call(np.add, logits, weights.linear.bias, logits)
+        program.call(np.matmul, weights.linear.weight[first:last], mean, logits[first:last])
+        program.call(np.add, logits[first:last], weights.linear.bias[first:last], logits[first:last])
 
     build.stage("conv_1x1_exp", len(weights.expand), expand)
     if logits is not None:
-        build.stage("classifier", 1, classify)
+        build.stage("classifier", len(logits), classify)
     return Pooled(wide.reshape(-1, x.height, x.pitch)[:, :, : x.width], mean, logits)
 
 

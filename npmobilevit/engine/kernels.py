@@ -6,7 +6,8 @@ no memory is fetched anew. Layouts are those of :mod:`layout`, multiples those o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,11 +15,10 @@ import numpy as np
 from npmobilevit.engine.folded import Convolution, TransformerLayer
 from npmobilevit.engine.folding import Exponential, Floats
 from npmobilevit.engine.layout import PhasePlanes, spread, windows
-from npmobilevit.engine.program import Call, Program, run
+from npmobilevit.engine.program import Call, Program, parts, run
 
 SILU_CHUNK = 65536  # values of which a temporary stays in the processor's cache
-SCORES_CHUNK = 32768  # attention scores that are held at a time
-FEWEST_QUERIES = 32  # that are looked at together, however many keys there are
+KEYS, QUERIES = 256, 128  # whose scores are held at a time: they stay in the processor's cache
 FEW_TOKENS = 144  # up to which the scores of all heads are made at once
 
 ZERO, ONE = np.float32(0), np.float32(1)
@@ -287,40 +287,52 @@ def attention(program: Program, tokens: Tokens, memory: Attended, num_heads: int
 def averages(
     program: Program, tokens: Tokens, memory: Attended, num_heads: int, f: Exponential, *, stable: bool
 ) -> None:
-    """``values @ f(scores)`` of every head and sequence, for some queries at a time; the last value is 1."""
+    """``values @ f(scores)`` of every head and sequence; the last of the values is 1."""
     width = (len(memory.projected) - num_heads) // 3
     rows = (memory.projected[:width], memory.projected[width : 2 * width], memory.projected[2 * width :], memory.heads)
     query, key, value, out = (tokens.by_head(x, num_heads) for x in rows)  # (positions, heads, d or d + 1, L)
-    key = key.swapaxes(-1, -2)
     length = tokens.length
     if length <= FEW_TOKENS:  # all in one call: a call costs about as much as the work of one head
         scores = program.scratch.take(tokens.positions, num_heads, length, length)
-        _average(program, query, key, value, out, scores, f, stable=stable)
+        weighted_values(program, query, key, value, scores, out, f, stable=stable)
         return
-    queries = min(length, max(FEWEST_QUERIES, SCORES_CHUNK // length))
-    memory_of_scores = program.scratch.take(length * queries)
-    for position in range(tokens.positions):
-        for head in range(num_heads):
-            for start in range(0, length, queries):
-                block = slice(start, min(start + queries, length))
-                scores = memory_of_scores[: length * (block.stop - block.start)].reshape(length, -1)
-                q, k, v = query[position, head, :, block], key[position, head], value[position, head]
-                _average(program, q, k, v, out[position, head, :, block], scores, f, stable=stable)
+    key_blocks = list(blocks(length, length if stable else KEYS))  # a maximum is one over all keys
+    query_blocks = list(blocks(length, max(1, KEYS * QUERIES // length) if stable else QUERIES))
+    memory_of_scores = program.scratch.take(max(map(len, key_blocks)) * max(map(len, query_blocks)))
+    memory_of_terms = program.scratch.take(value.shape[2] * max(map(len, query_blocks)))
+    for position, head in itertools.product(range(tokens.positions), range(num_heads)):
+        at = (position, head)
+        for queries, keys in itertools.product(query_blocks, key_blocks):
+            q, to = query[at][:, queries.start : queries.stop], out[at][:, queries.start : queries.stop]
+            k, v = key[at][:, keys.start : keys.stop], value[at][:, keys.start : keys.stop]
+            scores = memory_of_scores[: len(keys) * len(queries)].reshape(len(keys), len(queries))
+            term = memory_of_terms[: len(v) * len(queries)].reshape(len(v), len(queries)) if keys.start else to
+            weighted_values(program, q, k, v, scores, term, f, stable=stable)
+            if keys.start:
+                program.call(np.add, to, term, to)
 
 
-def _average(
+def blocks(length: int, most: int) -> Iterator[range]:
+    """Cut 0..length in ranges of nearly the same size, of `most` at most."""
+    return itertools.starmap(range, parts(length, -(-length // most)))
+
+
+def weighted_values(
     program: Program,
     query: Floats,
     key: Floats,
     value: Floats,
-    out: Floats,
     scores: Floats,
+    out: Floats,
     f: Exponential,
     *,
     stable: bool,
 ) -> None:
-    """``value @ f(key @ query)``: (..., d, queries), (..., keys, d), (..., d, keys) -> (..., d, queries)."""
-    program.call(np.matmul, key, query, scores)
+    """``value @ f(key^T @ query)``: (..., d, queries), (..., d, keys), (..., d', keys) -> (..., d', queries).
+
+    The scores, (..., keys, queries), are overwritten.
+    """
+    program.call(np.matmul, key.swapaxes(-1, -2), query, scores)
     if stable:
         program.call(_subtract_maximum, scores)
     program.call(f.function, scores, scores)
