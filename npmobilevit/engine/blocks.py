@@ -96,7 +96,7 @@ def stem(build: Builder, name: str, weights: Floats, pixels: Floats) -> FlatMap:
                 row = (3 * i + j) * channels
                 program.call(np.copyto, patches[row : row + channels], tap)
         y = program.scratch.take(len(weights), length)
-        program.call(np.matmul, weights, patches, y)
+        kernels.product(program, weights, patches, y)
         kernels.silu(program, y, build.exponential)
         program.call(np.copyto, out.data[:-1, start:stop], y)
         program.call(out.margins(first, last).fill, kernels.ZERO)
@@ -145,7 +145,7 @@ def inverted_residual(build: Builder, name: str, weights: InvertedResidual, x: F
         program.call(np.add, filtered[:-1], weights.bias, filtered[:-1])
         kernels.silu(program, filtered[:-1], build.exponential)
         y = out.data[:-1, start:stop]
-        program.call(np.matmul, weights.reduce, filtered, y)
+        kernels.product(program, weights.reduce, filtered, y)
         if weights.residual:
             program.call(np.add, y, x.data[:-1, start:stop], y)
         program.call(out.margins(first, last).fill, kernels.ZERO)
@@ -161,7 +161,7 @@ def _expand_and_filter(
     start, stop = x.span(first, last)
     reach = weights.dilation * (x.pitch + 1)
     wide = program.scratch.take(len(weights.expand), stop - start + 2 * reach)
-    program.call(np.matmul, weights.expand, x.data[:, start - reach : stop + reach], wide)
+    kernels.product(program, weights.expand, x.data[:, start - reach : stop + reach], wide)
     kernels.silu(program, wide, f)
     kernels.depthwise(program, wide, weights.taps, x.pitch, weights.dilation, out)
 
@@ -175,7 +175,7 @@ def _expand_and_filter_stride_2(
     """
     planes = phase_band(program, x.pixels_and_constant, first, last)
     wide = program.scratch.take(2, 2, len(weights.expand), planes.shape[-1])
-    program.call(np.matmul, weights.expand, planes, wide)
+    kernels.product(program, weights.expand, planes, wide)
     kernels.silu(program, wide, f)
     kernels.depthwise_stride_2(program, wide, weights.taps, -(-x.width // 2) + 1, out)
 

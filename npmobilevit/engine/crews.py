@@ -31,7 +31,7 @@ BUFFER_VALUES = 256  # NumPy copies rows that do not lie side by side into buffe
 FREE_SPINS = 400  # times that a process looks for the others before it offers them its processor: a few microseconds
 SPINS = 20_000  # times that it looks before it looks whether they are alive
 PATIENCE = 1.0  # seconds that a twin waits before it looks whether its process is alive
-START = 10.0  # seconds in which a twin has to come to life
+START = 5.0  # seconds in which a twin has to come to life
 
 
 class WorkerLost(Exception):
@@ -190,6 +190,7 @@ class Processes:
         self._go: list[socket.socket] = []  # to each twin; it ends when this is closed
         try:
             with single_thread():  # which stays so in the twins
+                await_other_products()
                 for worker in range(1, count):
                     self._add_twin(worker)
             self._await_twins()
@@ -313,6 +314,28 @@ def signals_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def await_other_products() -> None:
+    """Wait for products of other threads, begun before their number of threads was held at one.
+
+    OpenBLAS ends its threads at a fork, and would wait forever for one that is in the midst of a product.
+    """
+    deadline = time.monotonic() + START
+    while threading.active_count() > 1 and "R" in states_of_foreign_threads():
+        if time.monotonic() > deadline:
+            raise WorkerLost("NumPy's products take too long to fork beside them")
+        time.sleep(1e-3)
+
+
+def states_of_foreign_threads() -> set[str]:
+    """The states, R if they run, of the threads that are not Python's."""
+    ours = {str(thread.native_id) for thread in threading.enumerate()}
+    states = set()
+    for task in set(os.listdir("/proc/self/task")) - ours:
+        with contextlib.suppress(OSError), open(f"/proc/self/task/{task}/stat") as stat:  # it may have ended
+            states.add(stat.read().rpartition(")")[2].split()[0])
+    return states
 
 
 def ignore_warnings_of_threads() -> None:
