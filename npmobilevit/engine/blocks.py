@@ -23,7 +23,7 @@ from npmobilevit.engine.folded import (
 )
 from npmobilevit.engine.folding import Exponential, Floats
 from npmobilevit.engine.layout import FlatMap, PhasePlanes, every_other, spread
-from npmobilevit.engine.program import Allocate, Program, Scratch, Stage, parts
+from npmobilevit.engine.program import Allocate, Arena, Program, Scratch, Stage, from_heap, parts
 
 POSITIONS = ((0, 0), (0, 1), (1, 0), (1, 1))  # of the pixels of a patch, in the order of its sequences
 BAND_VALUES = 1 << 20  # of the widest map inside a block that are made at a time: 4 MiB
@@ -36,16 +36,16 @@ class Builder:
     ----------
     workers : int
     exponential : Exponential
-    allocate : callable
-        Number of values to an array of zeros that all workers see.
+    shared : Allocate
+        Obtains memory that all workers see.
     """
 
-    def __init__(self, workers: int, exponential: Exponential, allocate: Allocate) -> None:
+    def __init__(self, workers: int, exponential: Exponential, shared: Allocate) -> None:
         self.workers = workers
         self.exponential = exponential
-        self.allocate = allocate
+        self.allocate = Arena(shared).zeros
         self.stages: list[Stage] = []
-        self._scratch = [Scratch(allocate) for _ in range(workers)]
+        self._scratch = [Scratch(Arena(from_heap).empty) for _ in range(workers)]
 
     def array(self, *shape: int) -> Floats:
         """An array of zeros that stays."""

@@ -156,7 +156,7 @@ def processes_are_missing() -> str | None:
 
 
 def shared_memory(size: int) -> Floats:
-    """An array of zeros that a process shares with those that it forks; the last one to let it go frees it."""
+    """Memory that a process shares with those that it forks; the last one to let it go frees it."""
     try:
         block = mmap.mmap(-1, max(4 * size, 1))
     except OSError as error:

@@ -20,7 +20,7 @@ from npmobilevit.engine.crews import Alone, Crew, Processes, Threads, WorkerLost
 from npmobilevit.engine.folded import FoldedNetwork, fold
 from npmobilevit.engine.folding import Floats
 from npmobilevit.engine.plan import Plan, make_plan
-from npmobilevit.engine.program import Call, Stage
+from npmobilevit.engine.program import Call, Stage, from_heap
 from npmobilevit.ops.arrays import Array
 
 Workers: TypeAlias = Literal["threads", "processes"]
@@ -187,14 +187,14 @@ class Engine:
         if self._network is None:
             self._network = self._fold()
         (height, width, apart), (count, kind) = key, found
-        allocate = shared_memory if kind == "processes" else _zeros
+        memory = shared_memory if kind == "processes" else from_heap
         shape = (self._channels, height, width)
         stages: tuple[Stage, ...]
         if apart:
-            plans = tuple(make_plan(self._network, shape, 1, allocate) for _ in range(count))
+            plans = tuple(make_plan(self._network, shape, 1, memory) for _ in range(count))
             stages = (Stage("one picture each", tuple(_all_calls(plan) for plan in plans)),)
         else:
-            plans = (make_plan(self._network, shape, count, allocate),)
+            plans = (make_plan(self._network, shape, count, memory),)
             stages = plans[0].stages
         try:
             return Team(plans, _CREWS[kind](stages), asked, found)
@@ -271,10 +271,6 @@ class PlanReport:
 _CREWS: Mapping[str, type[Alone] | type[Threads] | type[Processes]] = MappingProxyType(
     {"thread": Alone, "threads": Threads, "processes": Processes}
 )
-
-
-def _zeros(size: int) -> Floats:
-    return np.zeros(size, np.float32)
 
 
 def _all_calls(plan: Plan) -> tuple[Call, ...]:

@@ -49,7 +49,7 @@ class Plan(NamedTuple):
     logits: Tap | None
 
 
-def make_plan(network: FoldedNetwork, shape: tuple[int, int, int], workers: int, allocate: Allocate) -> Plan:
+def make_plan(network: FoldedNetwork, shape: tuple[int, int, int], workers: int, shared: Allocate) -> Plan:
     """Plan a network for pictures of a shape (C, H, W).
 
     Parameters
@@ -58,10 +58,10 @@ def make_plan(network: FoldedNetwork, shape: tuple[int, int, int], workers: int,
     shape : (int, int, int)
     workers : int
         How many programs each stage is divided into.
-    allocate : callable
-        Number of values to an array of zeros that all workers see.
+    shared : callable
+        Number of values to a new array of any content that all workers see.
     """
-    build = blocks.Builder(workers, network.exponential, allocate)
+    build = blocks.Builder(workers, network.exponential, shared)
     pixels = build.array(*shape)
     silu = network.exponential.scale
     taps: dict[str, Tap] = {}

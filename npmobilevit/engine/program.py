@@ -11,7 +11,50 @@ import numpy as np
 from npmobilevit.engine.folding import Floats
 
 Call: TypeAlias = tuple[Callable[..., object], tuple[Any, ...]]
-Allocate: TypeAlias = Callable[[int], Floats]  # number of values to a new array of zeros
+Allocate: TypeAlias = Callable[[int], Floats]  # number of values to a new array
+
+PIECE = 1 << 22  # values: 16 MiB
+
+
+class Arena:
+    """Memory for the arrays of a plan, taken from the system in large pieces: Linux maps these in large pages.
+
+    Parameters
+    ----------
+    obtain : callable
+        Number of values to a new array of any content.
+    """
+
+    def __init__(self, obtain: Allocate) -> None:
+        self._obtain = obtain
+        self._piece = np.zeros(0, np.float32)
+        self._used = 0
+
+    def empty(self, size: int) -> Floats:
+        """An array of any content."""
+        if self._used + size > self._piece.size:
+            self._piece, self._used = self._obtain(max(size, PIECE)), 0
+        start, self._used = self._used, self._used + size + apart(size)
+        return self._piece[start : start + size]
+
+    def zeros(self, size: int) -> Floats:
+        """An array of zeros."""
+        array = self.empty(size)
+        array.fill(0)
+        return array
+
+
+def from_heap(size: int) -> Floats:
+    """Memory of this process alone; what is not touched yet costs nothing."""
+    return np.empty(size, np.float32)
+
+
+def apart(size: int) -> int:
+    """How many values to leave free behind an array.
+
+    The next one begins at a cache line, and some further: arrays at the same offset of a page would evict one another.
+    """
+    return -size % 16 + 48
 
 
 class Scratch:
@@ -20,7 +63,7 @@ class Scratch:
     Parameters
     ----------
     allocate : callable
-        Number of values to a new array.
+        Number of values to a new array of any content.
     """
 
     def __init__(self, allocate: Allocate) -> None:
@@ -33,9 +76,7 @@ class Scratch:
         size = math.prod(shape)
         if self._used + size > self._block.size:  # views of a smaller block stay with the calls that hold them
             self._block, self._used = self._allocate(max(size, 2 * self._block.size)), 0
-        start, self._used = self._used, self._used + size
-        # Ranges begin at a cache line, and some apart: rows at the same offset of a page would evict one another.
-        self._used += -self._used % 16 + 48
+        start, self._used = self._used, self._used + size + apart(size)
         return self._block[start : start + size].reshape(shape)
 
     def release(self) -> None:
