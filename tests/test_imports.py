@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "visual": ("models",),
     "results": ("visual",),
     "pipeline": ("models", "results"),
+    "distributed": ("pipeline",),
     "validation": ("pipeline",),
     "__init__": ("validation",),  # the public names; that it loads little is tested below
     "cli": ("__init__",),
