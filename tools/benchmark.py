@@ -1,115 +1,189 @@
-"""Time the readable network against PyTorch eager, side by side, and measure the memory of a whole prediction.
+"""Time the readable network and the engine against PyTorch and ONNX Runtime, and write the tables and the picture.
 
-    python tools/benchmark.py
+    python tools/benchmark.py                       # all, some 25 minutes; let nothing else run meanwhile
+    python tools/benchmark.py --missing             # what an interrupted run has left over
+    python tools/benchmark.py --case '^small/256$'  # this part anew
+    python tools/benchmark.py --case '^small/256$' --rounds 5 --only 'eager-2|engine'   # tried, and not written
+    python tools/benchmark.py --write-only          # the page and the picture from the figures
 
-Both run in this process, in turn, on the same seeded weights and pixels, float32, batch 1, with the same number of
-threads. The result is the ratio of a round's two times, and its median over the rounds; absolute times say more
-about the machine than about the code. Needs torch and transformers.
+Each contestant is a process of its own, woken in turn; all run the same seeded weights and pixels in float32, and are
+timed only if their logits are those of PyTorch in float64. The result is the ratio of two times of a round, and its
+median over the rounds. Needs the group `framework` of pyproject.toml, a C++ compiler for torch.compile, and Linux, as
+memory is read from /proc. What more than two cores would make of it is not looked at: two are used.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import json
 import os
-import statistics
+import re
 import subprocess
-import sys
+import tempfile
 import time
-from collections.abc import Callable
+from pathlib import Path
 
-VARIANTS = {
-    "xx-small": {
-        "hidden_sizes": [64, 80, 96],
-        "neck_hidden_sizes": [16, 16, 24, 48, 64, 80, 320],
-        "expand_ratio": 2.0,
-    },
-    "x-small": {"hidden_sizes": [96, 120, 144], "neck_hidden_sizes": [16, 32, 48, 64, 80, 96, 384]},
-    "small": {},
-}
-PAUSE = 0.02  # seconds between two measurements: the other library's threads stop spinning
+from benchmarks import cold_start, contest, install_size, material, picture, tables
+from benchmarks.cases import CASES, COLD_STARTS, CONTESTANTS, PARTS, VARIANTS, Case
+from resumable import Json
 
-# One prediction in a fresh interpreter, with a network as large as the published one (Linux: memory from /proc).
-PREDICT_ONE = """
-import numpy as np, npmobilevit as nm
-from npmobilevit.config import expected_parameters
-config = nm.MobileViTConfig(**{variant!r}, num_labels=1000)
-rng = np.random.default_rng(0)
-weights = {{n: rng.random(s, np.float32) * 0.01 for n, s in expected_parameters(config, head="classification").items()}}
-processor = nm.MobileViTImageProcessor(size=288, crop_size=256, resample=2)
-network = nm.MobileViTForImageClassification(config, weights)
-del weights
-nm.Pipeline("benchmark", network, processor).predict({picture!r})
-status = open("/proc/self/status").read()  # ru_maxrss would count what this process's parent had, too
-print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
-"""
+from npmobilevit.cli.machine import describe_machine
+from npmobilevit.cli.turns import ProgramFailed
+from npmobilevit.files import write_atomically
+
+__all__ = ["VARIANTS"]
+
+ROOT = Path(__file__).resolve().parents[1]
+MEASURED = ROOT / "reference" / "measured" / "benchmark.json"
+PAGE = ROOT / "reference" / "performance.md"
+PICTURE = ROOT / "reference" / "images" / "performance.svg"
+BEGIN, END = "<!-- the tables of tools/benchmark.py -->", "<!-- end of the tables -->"
+
+PACKAGES = ("torch", "transformers", "onnx", "onnxruntime", "numpy", "pillow", "safetensors", "huggingface_hub")
+CORES = 2
 
 
-def seconds(call: Callable[[], object]) -> float:
-    """The faster of two calls."""
-    times = []
-    for _ in range(2):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times)
+# Measuring ----------------------------------------------------------------------------------------------------------
 
 
-def ratios(variant: dict, size: int, rounds: int) -> tuple[list[float], float]:
-    """Ratio npmobilevit / torch of every round, and the largest relative difference of the logits."""
-    import numpy as np
-    import torch
-    import transformers
+def perform(part: str, folder: Path) -> Json:
+    """Measure one part of a run; `folder` keeps what several of them use."""
+    if part in CASES:
+        return perform_case(CASES[part], folder)
+    if part in COLD_STARTS:
+        checkpoint = folder / part.replace("/", "-")
+        material.write_checkpoint(COLD_STARTS[part], checkpoint)
+        return cold_start.measure(checkpoint)
+    return install_size.measure()
 
-    import npmobilevit as nm
 
-    torch.manual_seed(0)
-    theirs = transformers.MobileViTForImageClassification(transformers.MobileViTConfig(**variant, num_labels=1000))
-    for module in theirs.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.ones_(module.weight)  # transformers draws them near zero: every activation would vanish
-    theirs.eval()
-    ours = nm.MobileViTForImageClassification(
-        nm.MobileViTConfig(**variant, num_labels=1000), {name: t.numpy() for name, t in theirs.state_dict().items()}
-    )
-    pixels = np.random.default_rng(0).random((1, 3, size, size), np.float32)
-    tensor = torch.from_numpy(pixels)
-    found = []
-    with torch.no_grad():
-        expected = theirs(tensor).logits.numpy()
-        error = float(np.abs(ours(pixels).logits - expected).max() / np.abs(expected).max())
-        for _ in range(rounds):
-            mine = seconds(lambda: ours(pixels))
-            time.sleep(PAUSE)
-            reference = seconds(lambda: theirs(tensor))
-            time.sleep(PAUSE)
-            found.append(mine / reference)
-    return found, error
+def perform_case(case: Case, folder: Path) -> Json:
+    place = folder / case.material.replace("/", "-")
+    material.write_material(case, place, onnx=any(CONTESTANTS[name].needs_onnx for name in case.contestants))
+    return contest.hold(case, place)
+
+
+def not_run(part: str, result: Json) -> list[str]:
+    """The contestants that could not run or were wrong."""
+    found = result.get("contestants", {})
+    return [f"{part}, {name}: {one['not_run']}" for name, one in found.items() if "not_run" in one]
+
+
+def told(part: str, result: Json) -> str:
+    """A part as it is printed."""
+    return "\n\n".join(tables.measurements({part: result}))
+
+
+def run(parts: list[str], folder: Path, *, missing: bool) -> list[str]:
+    """Measure, write the figures after each part, and say what could not run."""
+    results = earlier(is_whole=not missing and len(parts) == len(PARTS))
+    todo = [part for part in parts if not (missing and part in results["parts"])]
+    write_figures(results)
+    failures = []
+    for i, part in enumerate(todo, start=1):
+        begin = time.perf_counter()
+        try:
+            result = perform(part, folder)
+        except (ProgramFailed, subprocess.CalledProcessError) as failure:
+            failures.append(f"{part}: {failure}")
+            continue
+        results["parts"][part] = result
+        write_figures(results)
+        print(f"{i}/{len(todo)} {time.perf_counter() - begin:.0f} s\n{told(part, result)}\n", flush=True)
+        failures += not_run(part, result)
+    return failures
+
+
+def attempt(parts: list[str], folder: Path, rounds: int | None, only: str) -> list[str]:
+    """Measure cases with other rounds, or some of their contestants; print, and say what could not run."""
+    failures = []
+    for part in parts:
+        case = CASES[part]
+        chosen = tuple(name for name in case.contestants if re.search(only, name))
+        if chosen:
+            case = case._replace(rounds=case.rounds if rounds is None else rounds, contestants=chosen)
+            result = perform_case(case, folder)
+            print(f"{told(part, result)}\n", flush=True)
+            failures += not_run(part, result)
+    return failures
+
+
+# Figures and documents ----------------------------------------------------------------------------------------------
+
+
+def surroundings() -> Json:
+    """What all figures of a file have in common."""
+    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"machine": describe_machine(), "packages": packages}
+
+
+def earlier(*, is_whole: bool) -> Json:
+    """The figures that a run adds to: none if it makes all of them."""
+    here = surroundings()
+    if is_whole or not MEASURED.exists():
+        return {**here, "parts": {}}
+    found: Json = json.loads(MEASURED.read_text(encoding="utf-8"))
+    if found["parts"] and {key: found[key] for key in here} != here:
+        raise SystemExit(f"error: {MEASURED.name} was measured with other packages or on another machine: measure all")
+    return {**here, "parts": found["parts"]}
+
+
+def write_figures(results: Json) -> None:
+    """With the parts in their order; each on a line of its own."""
+    parts = {name: results["parts"][name] for name in PARTS if name in results["parts"]}
+    lines = [f"{json.dumps(name)}: {json.dumps(part, allow_nan=False)}" for name, part in parts.items()]
+    head = [f"{json.dumps(key)}: {json.dumps(results[key])}" for key in ("machine", "packages")]
+    body = ",\n".join([*head, '"parts": {\n' + ",\n".join(lines) + "\n}"])
+    write_atomically(MEASURED, f"{{\n{body}\n}}\n".encode())
+
+
+def with_tables(page: str, results: Json) -> str:
+    """The page with these tables in the place of those that it has."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{tables.sections(results)}\n\n{END}{after}"
+
+
+def write_documents() -> Json:
+    """Write the page and the picture of the figures, and return these."""
+    results: Json = json.loads(MEASURED.read_text(encoding="utf-8"))
+    write_atomically(PAGE, with_tables(PAGE.read_text(encoding="utf-8"), results).encode())
+    write_atomically(PICTURE, picture.svg(results).encode())
+    return results
+
+
+# The command --------------------------------------------------------------------------------------------------------
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--picture", default="reference/images/chelsea.png")
+    parser.add_argument("--case", default="", help="regular expression of the parts to measure")
+    parser.add_argument("--missing", action="store_true", help="measure the parts that the figures lack")
+    parser.add_argument("--rounds", type=int, help="try cases with so many rounds, and write nothing")
+    parser.add_argument("--only", default="", help="try these contestants, a regular expression, and write nothing")
+    parser.add_argument("--write-only", action="store_true", help="write the page and the picture from the figures")
     arguments = parser.parse_args()
-    if os.environ.get("OPENBLAS_NUM_THREADS") != str(arguments.threads):  # read when NumPy is imported
-        environment = os.environ | {"OPENBLAS_NUM_THREADS": str(arguments.threads)}
-        raise SystemExit(subprocess.call([sys.executable, *sys.argv], env=environment))
-
-    import torch
-
-    torch.set_num_threads(arguments.threads)
-    print(f"{arguments.size}x{arguments.size}, batch 1, {arguments.threads} threads, {arguments.rounds} rounds")
-    print("variant   npmobilevit / torch eager: median (lowest to highest)   logits differ by   peak memory")
-    for name, variant in VARIANTS.items():
-        found, error = ratios(variant, arguments.size, arguments.rounds)
-        script = PREDICT_ONE.format(variant=variant, picture=arguments.picture)
-        memory = float(subprocess.check_output([sys.executable, "-c", script]))
-        median = statistics.median(found)
-        print(
-            f"{name:9} {median:.2f} ({min(found):.2f} to {max(found):.2f})   {error:.1e}   {memory:.0f} MiB", flush=True
-        )
+    chosen = [part for part in PARTS if re.search(arguments.case, part)]
+    is_trial = arguments.rounds is not None or arguments.only != ""
+    if is_trial:
+        chosen = [part for part in chosen if part in CASES]
+    if not chosen:
+        parser.error(f"--case {arguments.case!r} leaves nothing; there are {', '.join(PARTS)}")
+    if arguments.rounds is not None and arguments.rounds < 1:
+        parser.error(f"--rounds must be at least 1, found {arguments.rounds}")
+    failures = []
+    if not arguments.write_only:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])  # of all that is started, too
+        with tempfile.TemporaryDirectory() as name:
+            if is_trial:
+                failures = attempt(chosen, Path(name), arguments.rounds, arguments.only)
+            else:
+                failures = run(chosen, Path(name), missing=arguments.missing)
+    if not is_trial:
+        print(tables.standing(write_documents()))
+    if failures:
+        raise SystemExit("error: " + "\n".join(failures))
 
 
 if __name__ == "__main__":

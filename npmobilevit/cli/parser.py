@@ -9,12 +9,13 @@ from typing import NoReturn
 from npmobilevit import __version__
 from npmobilevit.cli import reports
 from npmobilevit.cli.batch import run_predict, run_segment
+from npmobilevit.cli.bench import run_bench
 from npmobilevit.cli.ending import usage
 from npmobilevit.cli.model import run_info, run_taps
 from npmobilevit.cli.store import run_convert, run_download, run_models
 from npmobilevit.cli.validate import run_check, run_record
 
-COMMANDS = ("predict", "segment", "models", "download", "convert", "info", "taps", "record", "check")
+COMMANDS = ("predict", "segment", "models", "download", "convert", "info", "taps", "record", "check", "bench")
 
 INPUTS = """\
 INPUT is a picture (JPEG, PNG, WebP, BMP, GIF, TIFF), a folder of pictures,
@@ -89,6 +90,22 @@ examples:
   npmobilevit check port.safetensors --profile bf16 --json
 """
 
+BENCH = """\
+The readable network and the engine, with threads and with processes, are timed
+in turn, each in a process of its own, on noise of the model's size. A round is a
+turn of each, the faster of two runs; a ratio is the median over the rounds, with
+the lowest and the highest. Let nothing else run meanwhile.
+
+exit codes: 0 good; 1 something could not be timed; 2 usage; 3 the model is not
+to be had; 4 the engine's answer is not that of the readable network; 130
+interrupted
+
+examples:
+  npmobilevit bench
+  npmobilevit bench --model small --batch 8 --rounds 5
+  npmobilevit bench --model deeplabv3-xx-small --size 512 512 --json
+"""
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -136,17 +153,22 @@ def build_parser() -> argparse.ArgumentParser:
     _add_json(add("info", run_info, "describe a model: task, family, labels, parameters, hash"))
     command = add("taps", run_taps, "list the names and shapes of all values that the network can report")
     _add_json(command)
-    command.add_argument(
-        "--size", type=_positive, nargs=2, metavar=("H", "W"), help="input size (default: the model's)"
-    )
+    _add_size(command)
     text = "record what the network puts out at every layer, for others to compare with"
     _add_record(add("record", run_record, text, RECORD))
     _add_check(add("check", run_check, "tell whether a port of a model is right, layer by layer", CHECK))
+    _add_bench(add_plain("bench", run_bench, "time the network on this machine", BENCH))
     return parser
 
 
 def _add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def _add_size(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--size", type=_positive, nargs=2, metavar=("H", "W"), help="input size (default: the model's)"
+    )
 
 
 def _add_download(command: argparse.ArgumentParser) -> None:
@@ -228,6 +250,16 @@ def _add_check(command: argparse.ArgumentParser) -> None:
         help="write the report to a file as well, whose name ends in .html, .json or .txt; may be given again",
     )
     _add_force(command)
+
+
+def _add_bench(command: argparse.ArgumentParser) -> None:
+    _add_json(command)
+    command.add_argument(
+        "--model", help="shipped name, alias, Hub id, folder or file of weights (default: cifar10-xx-small)"
+    )
+    _add_size(command)
+    command.add_argument("--batch", type=_positive, default=1, metavar="N", help="pictures at a time (default: 1)")
+    command.add_argument("--rounds", type=_positive, default=10, metavar="N", help="turns of each (default: 10)")
 
 
 def _add_predict(command: argparse.ArgumentParser) -> None:
