@@ -82,9 +82,17 @@ def self_attention(s: Scope, x: Array, *, num_heads: int) -> Array:
     query, key, value = (
         s.ops.split_heads(linear_layer(s.at(projection), x), num_heads) for projection in ("query", "key", "value")
     )  # each (S, h, L, D/h)
-    scores = s.at("scores").out(s.ops.attention_scores(query, key))  # (S, h, L, L)
+    return s.out(s.ops.merge_heads(s.in_parts(scaled_dot_product_attention, query, key, value)))
+
+
+def scaled_dot_product_attention(s: Scope, query: Array, key: Array, value: Array) -> Array:
+    """Mix the values of all tokens, ``softmax(query @ key.T / sqrt(d)) @ value``, for some heads and queries.
+
+    (S, h, Q, d), (S, h, L, d), (S, h, L, d) -> (S, h, Q, d).
+    """
+    scores = s.at("scores").out(s.ops.attention_scores(query, key))  # (S, h, Q, L)
     probs = s.at("probs").out(s.ops.softmax(scores))
-    return s.out(s.ops.merge_heads(s.ops.attend(probs, value)))
+    return s.ops.attend(probs, value)
 
 
 @block

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import os
 from collections.abc import Iterable, Mapping
@@ -229,14 +230,17 @@ class PreTrainedModel:
         seen: list[str] = []
         wanted = None if names is None else {names} if isinstance(names, str) else set(names)
 
+        def wants(name: str) -> bool:
+            return name in wanted if wanted is not None else bool(name) and not is_extra(name)
+
         def record(name: str, x: Array) -> None:
             seen.append(name)
-            if name in wanted if wanted is not None else name and not is_extra(name):
+            if wants(name):
                 values[name] = x
 
         x = self.check_pixel_values(pixel_values)
         record("pixel_values", x)
-        self.forward(self.scope(record), x)
+        self.forward(dataclasses.replace(self.scope(record), wants=wants), x)
         unknown = sorted((wanted or set()) - values.keys())
         if unknown:
             near = difflib.get_close_matches(unknown[0], seen, n=3)

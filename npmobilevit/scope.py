@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeAlias, TypeVar
+
+import numpy as np
 
 from npmobilevit import ops
 from npmobilevit.ops.arrays import Array
@@ -17,6 +20,9 @@ from npmobilevit.ops.arrays import Array
 Tap: TypeAlias = Callable[[str, Array], object]
 
 PARAMETER_LEAVES = ("weight", "bias", "running_mean", "running_var")
+
+# Attention is computed for so many queries at a time that it has at most about this many scores (4 MiB in float32).
+PART_ELEMENTS = 2**20
 
 # Values inside a layer that are no module of transformers' network; recorded only when asked for by name.
 EXTRA_TAPS = ("scores", "probs", "unfolded", "folded")
@@ -52,6 +58,11 @@ def ignore(name: str, x: Array) -> None:
     """The tap of an ordinary forward pass: nobody listens."""
 
 
+def everything(name: str) -> bool:
+    """What a tap wants that does not say so."""
+    return True
+
+
 @dataclasses.dataclass(frozen=True)
 class Scope:
     """A node of the network.
@@ -65,12 +76,16 @@ class Scope:
     tap : callable (name, array)
         Told of every value; what it returns is ignored, and it must not change the array.
     ops : OpTable
+    wants : callable (name) -> bool
+        Whether to tell the tap of this "….scores" or "….probs", too: they are never there as a whole for anything else,
+        and have L x L values a head.
     """
 
     weights: Mapping[str, Array]
     name: str = ""
     tap: Tap = ignore
     ops: OpTable = OpTable()  # noqa: RUF009  (a NamedTuple cannot be changed)
+    wants: Callable[[str], bool] = everything
 
     def at(self, child: str) -> Scope:
         """The scope of a node below this one."""
@@ -89,6 +104,41 @@ class Scope:
     def enter(self, block: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run a block of the network at this node. Another scope may put another in its place."""
         return block(self, *args, **kwargs)
+
+    def in_parts(self, attend: Callable[..., Array], query: Array, key: Array, value: Array) -> Array:
+        """Run attention head by head and for some queries at a time, so that few of all L x L scores are there at once.
+
+        Parameters
+        ----------
+        attend : callable (scope, query, key, value)
+            What it reports, (S, 1, Q, L), is put together for a tap that wants it.
+        query, key, value : (S, h, L, d) arrays
+
+        Returns
+        -------
+        (S, h, L, d) array
+        """
+        sequences, heads, tokens, _ = query.shape
+        step = max(1, PART_ELEMENTS // (sequences * tokens))
+        y = np.empty(query.shape, query.dtype)
+        wholes: dict[str, Array] = {}
+
+        def reporting(part: Any) -> Scope:
+            def put(name: str, x: Array) -> None:
+                if self.tap is not ignore and self.wants(name):
+                    if name not in wholes:
+                        wholes[name] = np.empty((sequences, heads, tokens, x.shape[-1]), x.dtype)
+                    wholes[name][part] = x
+
+            return dataclasses.replace(self, tap=put)
+
+        for head, start in itertools.product(range(heads), range(0, tokens, step)):
+            keys = np.s_[:, head : head + 1]
+            queries = np.s_[:, head : head + 1, start : start + step]
+            y[queries] = attend(reporting(queries), query[queries], key[keys], value[keys])
+        for name, whole in wholes.items():
+            self.tap(name, whole)
+        return y
 
 
 P = ParamSpec("P")

@@ -1,6 +1,7 @@
 """The blocks, against definitions written out here in another form: loops and einsum, in float64."""
 
 import math
+import tracemalloc
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from networks import make_model, pixels, random_weights, relative_error, tiny
 
 from npmobilevit import layers, network, ops
+from npmobilevit import scope as scope_module
 from npmobilevit.config import HIDDEN_ACTS, MobileViTConfig
 from npmobilevit.scope import OpTable, Scope
 
@@ -275,6 +277,39 @@ def test_self_attention_without_biases():
     x = normal(2, 3, 8)
     y = layers.self_attention(Scope(weights, name), x, num_heads=4)
     assert relative_error(y, define_self_attention(Part(weights, name), x, 4, bias=False)) < ROUNDING
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_self_attention_needs_no_memory_for_all_scores(heads):
+    """1024 tokens: all scores of a head are 16 MiB for the four sequences of a picture, and there are as many probs."""
+    weights = {f"{name}.weight": np.zeros((16, 16), np.float32) for name in ("query", "key", "value")}
+    x = np.ones((4, 1024, 16), np.float32)
+    tracemalloc.start()
+    try:
+        layers.self_attention(Scope(weights), x, num_heads=heads)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 12 * 2**20  # scores and probs of a part, 4 MiB each
+
+
+@pytest.mark.parametrize("elements", [1, 64, 2**20])
+def test_self_attention_in_parts_shows_all_scores(elements, monkeypatch):
+    """In parts of 1, 2 and all 8 queries."""
+    monkeypatch.setattr(scope_module, "PART_ELEMENTS", elements)
+    _, weights = parts()
+    name = "encoder.layer.2.transformer.layer.0.attention.attention"
+    x = normal(4, 8, 8)
+    heard: dict[str, np.ndarray] = {}
+    y = layers.self_attention(Scope(weights, name, tap=heard.__setitem__), x, num_heads=2)
+    assert relative_error(y, define_self_attention(Part(weights, name), x, 2)) < ROUNDING
+    query, key = (ops.split_heads(heard[f"{name}.{projection}"], 2) for projection in ("query", "key"))
+    scores = np.einsum("shqd,shkd->shqk", query, key) / 2
+    assert relative_error(heard[f"{name}.scores"], scores) < ROUNDING
+    powers = np.exp(scores)
+    assert relative_error(heard[f"{name}.probs"], powers / powers.sum(-1, keepdims=True)) < ROUNDING
+    assert list(heard) == [f"{name}{leaf}" for leaf in (".query", ".key", ".value", ".scores", ".probs", "")]
+    assert layers.self_attention(Scope(weights, name), x, num_heads=2).tobytes() == y.tobytes()
 
 
 def test_attention_projects_its_output():

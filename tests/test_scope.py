@@ -1,9 +1,10 @@
 import dataclasses
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from npmobilevit import ops
+from npmobilevit import ops, scope
 from npmobilevit.scope import EXTRA_TAPS, PARAMETER_LEAVES, OpTable, Scope, block, ignore, is_extra
 
 
@@ -129,3 +130,65 @@ def test_another_scope_may_run_something_else_in_place_of_a_block():
 def test_a_block_takes_its_scope_by_position_only():
     with pytest.raises(TypeError):
         doubled(s=Scope({}), x=np.ones(1))
+
+
+# attention in parts
+
+
+QUERY, KEY, VALUE = np.random.default_rng(0).standard_normal((3, 2, 3, 5, 4))  # 2 sequences, 3 heads, 5 tokens
+
+
+def mixed(s: Scope, query: np.ndarray, key: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Attention without its softmax."""
+    return s.at("scores").out(query @ key.swapaxes(-1, -2)) @ value
+
+
+@pytest.mark.parametrize("elements", [1, 10, 29, 30, 49, 50, 2**20])  # 1, 1, 2, 3, 4, 5 and all 5 queries at a time
+def test_parts_are_put_together(elements, monkeypatch):
+    monkeypatch.setattr(scope, "PART_ELEMENTS", elements)
+    queries = max(1, min(5, elements // (2 * 5)))
+    shapes, heard = [], []
+
+    def attend(s, query, key, value):
+        shapes.append((query.shape, key.shape, value.shape))
+        return mixed(s, query, key, value)
+
+    here = Scope({}, "a", tap=lambda name, x: heard.append((name, x)))
+    y = here.in_parts(attend, QUERY, KEY, VALUE)
+    np.testing.assert_allclose(y, QUERY @ KEY.swapaxes(-1, -2) @ VALUE, rtol=1e-12, atol=1e-12)
+    [(name, scores)] = heard
+    assert name == "a.scores"
+    np.testing.assert_allclose(scores, QUERY @ KEY.swapaxes(-1, -2), rtol=1e-12, atol=1e-12)
+    cuts = [min(queries, 5 - start) for start in range(0, 5, queries)]
+    assert shapes == [((2, 1, cut, 4), (2, 1, 5, 4), (2, 1, 5, 4)) for _head in range(3) for cut in cuts]
+
+
+@pytest.mark.parametrize("elements", [1, 30, 2**20])
+def test_a_tap_of_parts_changes_no_bit(elements, monkeypatch):
+    monkeypatch.setattr(scope, "PART_ELEMENTS", elements)
+    parts = [x.astype(np.float32) for x in (QUERY, KEY, VALUE)]
+    plain = Scope({}).in_parts(mixed, *parts)
+    assert plain.dtype == np.float32
+    assert Scope({}, tap=lambda name, x: None).in_parts(mixed, *parts).tobytes() == plain.tobytes()
+
+
+def test_no_whole_is_made_that_nobody_wants():
+    """Of 3 heads with 400 tokens each, the scores of one are there at a time."""
+    heard = []
+
+    def listen(name, x):
+        heard.append(name)
+
+    query = np.zeros((1, 3, 400, 4))
+    one_head = 400 * 400 * 8
+    wanted = Scope({}, "a", tap=listen, wants=lambda name: name == "a.scores")
+    unwanted = Scope({}, "b", tap=listen, wants=lambda name: name == "a.scores")
+    for here, least, most in ((wanted, 4, 5), (unwanted, 1, 2), (Scope({}), 1, 2)):
+        tracemalloc.start()
+        try:
+            here.in_parts(mixed, query, query, query)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert least * one_head < peak < most * one_head
+    assert heard == ["a.scores"]

@@ -22,7 +22,7 @@ LAPLACE_MU, LAPLACE_SIGMA = 0.707107, 0.282095
 
 
 def sigmoid(x: Array) -> Array:
-    """``1 / (1 + exp(-x))``, with only negative exponents so that nothing overflows (``torch.sigmoid``).
+    """``1 / (1 + exp(-x))`` (``torch.sigmoid``).
 
     Parameters
     ----------
@@ -32,14 +32,8 @@ def sigmoid(x: Array) -> Array:
     -------
     array in 0..1, same shape and dtype
     """
-    check_float(x)
-    decay = np.abs(x, out=np.empty_like(x))
-    np.negative(decay, out=decay)
-    np.exp(decay, out=decay)  # exp(-|x|), in 0..1
-    numerator: Array = np.where(x < 0, decay, x.dtype.type(1))
-    decay += 1
-    numerator /= decay
-    return numerator
+    y = _one_plus_exp_of_minus(x)
+    return np.divide(1, y, out=y)
 
 
 def softmax(x: Array, axis: int = -1) -> Array:
@@ -71,9 +65,8 @@ def softmax(x: Array, axis: int = -1) -> Array:
 
 def silu(x: Array) -> Array:
     """``x * sigmoid(x)``, also called swish (``torch.nn.SiLU``)."""
-    y = sigmoid(x)
-    y *= x
-    return y
+    y = _one_plus_exp_of_minus(x)
+    return np.divide(x, y, out=y)
 
 
 def quick_gelu(x: Array) -> Array:
@@ -164,6 +157,16 @@ def tanh(x: Array) -> Array:
     """Hyperbolic tangent."""
     check_float(x)
     return np.tanh(x)
+
+
+def _one_plus_exp_of_minus(x: Array) -> Array:
+    """``1 + exp(-x)``; infinite for `x` far below zero, where what is divided by it is zero, as it should be."""
+    check_float(x)
+    y = np.negative(x, out=np.empty_like(x))
+    with np.errstate(over="ignore"):
+        np.exp(y, out=y)
+    y += 1
+    return y
 
 
 def _gelu_tanh(x: Array, factor: float) -> Array:

@@ -46,9 +46,7 @@ def attention_scores(query: Array, key: Array) -> Array:
         )
     if query.dtype != key.dtype:
         raise ShapeError(f"query is {query.dtype} but key is {key.dtype}", "array-dtype")
-    scores = query @ key.swapaxes(-1, -2)
-    scores /= math.sqrt(query.shape[-1])
-    return scores
+    return np.asarray((query / math.sqrt(query.shape[-1])) @ key.swapaxes(-1, -2))
 
 
 def attend(probs: Array, value: Array) -> Array:

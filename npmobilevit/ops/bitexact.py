@@ -10,9 +10,9 @@ written down:
 - the exponential is a fixed polynomial (:func:`exp`), other sums are folded in halves (:func:`sum_last_axis`).
 
 All arrays are float64, and finite: what becomes of NaN and infinity is left to the machine. Values are kept within
-2**-900 and 2**1000, as those of networks are. What is not here needs no other form: additions, the depthwise
-convolution, batch normalisation and bilinear resizing consist of such steps already. Shapes are those of the operators
-of the same name in :mod:`npmobilevit.ops`.
+2**-900 and 2**1000, as those of networks are. What is not here needs no other form: additions, batch
+normalisation and bilinear resizing consist of such steps already. Shapes are those of the operators of the same name in
+:mod:`npmobilevit.ops`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -42,17 +43,17 @@ BLOCK = 2**13  # elements of an elementwise function that stay in the cache toge
 # Products -----------------------------------------------------------------------------------------------------------
 
 
-def matmul(a: Array, b: Array) -> Array:
+def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
     """Product of matrices with the same bits everywhere. (..., M, K), (..., K, N) -> (..., M, N).
 
     Rows of `a` and columns of `b` are cut to two whole numbers each of (53 - log2 K) / 2 bits, so that all four sums
     of K products stay below 2**53: they are exact. What is beyond the second cut is rounded off, for K = 144 an error
-    of at most 2**-44 of the largest value of the row or column. K must be at least 1.
+    of at most 2**-44 of the largest value of the row or column. K must be at least 1. `out` is where to put it.
     """
     bits = (SIGNIFICAND_BITS - (a.shape[-1] - 1).bit_length()) // 2
     a_high, a_low, a_step = _cut(a, bits, axis=-1)
     b_high, b_low, b_step = _cut(b, bits, axis=-2)
-    y: Array = a_low @ b_low
+    y: Array = np.matmul(a_low, b_low, out=out)
     y *= 2.0**-bits
     y += 0.0  # a sum of products that are all -0 may be either zero, and is +0 from here on
     y += a_high @ b_low + a_low @ b_high
@@ -74,7 +75,20 @@ def _cut(x: Array, bits: int, axis: int) -> tuple[Array, Array, Array]:
     return high, np.rint(scaled, out=scaled), np.ldexp(1.0, exponent - bits)
 
 
-conv2d = functools.partial(convolve, matmul)
+def weighted_sum(kernels: Array, columns: Array, out: Array) -> None:
+    """One kernel a group: what it sees times its weights, added up from the first to the last.
+
+    (G, 1, K) and (G, K, N), put into (G, 1, N).
+    """
+    out[:] = 0
+    for k in range(columns.shape[1]):
+        out += columns[:, np.newaxis, k] * kernels[..., k, np.newaxis]
+
+
+def conv2d(x: Array, *, weight: Array, groups: int = 1, **options: Any) -> Array:
+    """:func:`npmobilevit.ops.conv2d`. The few terms of a depthwise convolution are added up one after the other."""
+    depthwise = weight.shape[1] == 1 and weight.shape[0] == groups
+    return convolve(weighted_sum if depthwise else matmul, x, weight=weight, groups=groups, **options)
 
 
 def linear(x: Array, *, weight: Array, bias: Array | None = None) -> Array:

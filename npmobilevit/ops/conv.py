@@ -10,11 +10,11 @@ import numpy as np
 from npmobilevit.errors import ShapeError
 from npmobilevit.ops.arrays import Array, check_float, check_parameter, check_positive, pair
 
-MatMul: TypeAlias = Callable[[Array, Array], Array]  # (G, M, K), (G, K, N) -> (G, M, N)
+MatMul: TypeAlias = Callable[[Array, Array, Array], object]  # (G, M, K) times (G, K, N), put into (G, M, N)
 
 # Columns and products are made for bands of output rows, so that even for a large picture neither has more than
-# about this many elements (4 MiB in float32: as fast as any larger band).
-BAND_ELEMENTS = 2**20
+# about this many elements (2 MiB in float32: as fast as any larger band).
+BAND_ELEMENTS = 2**19
 
 
 def conv2d(
@@ -112,7 +112,9 @@ def convolve(
         )
 
     if padding_h or padding_w:
-        x = np.pad(x, ((0, 0), (0, 0), (padding_h, padding_h), (padding_w, padding_w)))
+        inside = x
+        x = np.zeros((n, channels, height + 2 * padding_h, width + 2 * padding_w), x.dtype)
+        x[:, :, padding_h : padding_h + height, padding_w : padding_w + width] = inside
     # taps[n, c, ky, kx, i, j] = x[n, c, i*stride + ky*dilation, j*stride + kx*dilation]: a view, nothing is copied
     step_n, step_c, step_h, step_w = x.strides
     taps = np.lib.stride_tricks.as_strided(
@@ -121,38 +123,22 @@ def convolve(
         (step_n, step_c, step_h * dilation_h, step_w * dilation_w, step_h * stride_h, step_w * stride_w),
         writeable=False,
     )
-    depthwise = group_channels == 1 and out_channels == groups
-    y = _depthwise(taps, weight) if depthwise else _grouped(matmul, taps, weight, groups)
+    y = _convolved(matmul, taps, weight, groups)
     if bias is not None:
         y += bias[:, np.newaxis, np.newaxis]
     return y
 
 
-def _depthwise(taps: Array, weight: Array) -> Array:
-    """One kernel a channel: add up the KH*KW shifted maps, each times its weight. Returns (N, C, H', W')."""
-    n, channels, kernel_h, kernel_w, out_h, out_w = taps.shape
-    y = np.zeros((n, channels, out_h, out_w), taps.dtype)
-    product = np.empty((channels, out_h, out_w), taps.dtype)
-    for image, result in zip(taps, y, strict=True):  # one image at a time stays in the cache
-        for ky in range(kernel_h):
-            for kx in range(kernel_w):
-                np.multiply(image[:, ky, kx], weight[:, :, ky, kx, np.newaxis], out=product)
-                result += product
-    return y
-
-
-def _grouped(matmul: MatMul, taps: Array, weight: Array, groups: int) -> Array:
-    """The general case as matrix products, kernels times columns of taps. Returns (N, O, H', W')."""
+def _convolved(matmul: MatMul, taps: Array, weight: Array, groups: int) -> Array:
+    """Matrix products, kernels times columns of taps; of a depthwise convolution, one row each. -> (N, O, H', W')."""
     n, channels, kernel_h, kernel_w, out_h, out_w = taps.shape
     out_channels = weight.shape[0]
     kernels = weight.reshape(groups, out_channels // groups, -1)  # (groups, O/groups, C/groups*KH*KW)
-    y = np.empty((n, groups, out_channels // groups, out_h, out_w), taps.dtype)
-    row_elements = max(channels * kernel_h * kernel_w, out_channels) * out_w
-    band = max(1, BAND_ELEMENTS // row_elements)
+    y = np.empty((n, groups, out_channels // groups, out_h * out_w), taps.dtype)
+    band = max(1, BAND_ELEMENTS // (max(channels * kernel_h * kernel_w, out_channels) * out_w))
     for image, result in zip(taps, y, strict=True):
         for top in range(0, out_h, band):
-            rows = slice(top, min(top + band, out_h))
-            columns = image[..., rows, :].reshape(groups, kernels.shape[-1], -1)  # (groups, K, rows*W')
-            products = matmul(kernels, columns)  # (groups, O/groups, rows*W')
-            result[:, :, rows] = products.reshape(*products.shape[:2], -1, out_w)
+            bottom = min(top + band, out_h)
+            columns = image[..., top:bottom, :].reshape(groups, kernels.shape[-1], -1)  # (groups, K, rows*W')
+            matmul(kernels, columns, result[..., top * out_w : bottom * out_w])
     return y.reshape(n, out_channels, out_h, out_w)

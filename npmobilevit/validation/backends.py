@@ -523,7 +523,7 @@ def _walk(model: PreTrainedModel, x: Array) -> tuple[Tensors, dict[str, tuple[st
     calls: dict[str, tuple[str, NDArray[np.float32]]] = {}
 
     def tap(name: str, value: Array) -> None:
-        if name and not name.endswith((".scores", ".probs")):
+        if name:
             recorded[name] = np.asarray(value, np.float32)
 
     def hear(block: str, name: str, value: Array) -> None:
@@ -531,7 +531,7 @@ def _walk(model: PreTrainedModel, x: Array) -> tuple[Tensors, dict[str, tuple[st
 
     pixels = model.check_pixel_values(x)
     tap("pixel_values", pixels)
-    model.forward(_Listening(model.parameters(), tap=tap, hear=hear), pixels)
+    model.forward(_Listening(model.parameters(), tap=tap, wants=lambda name: False, hear=hear), pixels)
     return recorded, calls
 
 

@@ -91,6 +91,9 @@ class ReplayScope(Scope):
             block = functools.partial(_instead_of, block, change.function)
         return block(self, *args, **kwargs)
 
+    def in_parts(self, attend: Callable[..., Any], query: Any, key: Any, value: Any) -> Any:
+        return attend(self, query, key, value)  # lazy, and in parts when it is looked at
+
 
 def _instead_of(block: Callable[..., Any], function: Callable[..., Any], s: Scope, *args: Any, **kwargs: Any) -> Any:
     return function(s, block, *args, **kwargs)

@@ -15,7 +15,6 @@ import npmobilevit as nm
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-import benchmark  # noqa: E402
 import camvid  # noqa: E402
 import cifar10  # noqa: E402
 import draw_street  # noqa: E402
@@ -114,13 +113,6 @@ def test_evaluate_counts_right_answers_and_compares_with_torch(data, tmp_path, m
 def test_evaluate_reads_photographs(data, monkeypatch, capsys):
     run(monkeypatch, evaluate, "--photos", data / "test")
     assert json.loads(capsys.readouterr().out)["pictures"] == 16
-
-
-def test_benchmark_times_both_on_the_same_network():
-    found, error = benchmark.ratios(benchmark.VARIANTS["xx-small"], size=64, rounds=2)
-    assert len(found) == 2
-    assert all(ratio > 0 for ratio in found)
-    assert error < 1e-5
 
 
 @pytest.fixture(scope="module")

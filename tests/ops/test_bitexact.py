@@ -311,8 +311,8 @@ def test_operators_are_those_of_the_same_name(name):
     assert_close(getattr(BITEXACT, name)(*arguments, **options), getattr(ops, name)(*arguments, **options), roundings=1)
 
 
-def test_the_bits_of_operators_without_another_form():
-    """Depthwise convolution, batch normalisation and the blend of a resize are single roundings in a fixed order."""
+def test_the_bits_of_short_sums():
+    """Depthwise convolution, batch normalisation and the blend of a resize: single roundings in a fixed order."""
     x, weight = normal(1, 3, 5, 4) / 3, normal(3, 1, 3, 3, seed=1) / 3
     parameters = {"weight": normal(3, seed=2), "bias": normal(3, seed=3), "running_mean": normal(3, seed=4),
                   "running_var": np.abs(normal(3, seed=5))}  # fmt: skip
