@@ -26,7 +26,7 @@ from npmobilevit.engine.layout import FlatMap, PhasePlanes, every_other, spread
 from npmobilevit.engine.program import Allocate, Arena, Program, Scratch, Stage, from_heap, parts
 
 POSITIONS = ((0, 0), (0, 1), (1, 0), (1, 1))  # of the pixels of a patch, in the order of its sequences
-BAND_VALUES = 1 << 20  # of the widest map inside a block that are made at a time: 4 MiB
+BAND_VALUES = 1 << 19  # of the widest map inside a block that are made at a time: 2 MiB
 
 
 class Builder:
@@ -45,7 +45,7 @@ class Builder:
         self.exponential = exponential
         self.allocate = Arena(shared).zeros
         self.stages: list[Stage] = []
-        self._scratch = [Scratch(Arena(from_heap).empty) for _ in range(workers)]
+        self._scratch = [Scratch(from_heap) for _ in range(workers)]
 
     def array(self, *shape: int) -> Floats:
         """An array of zeros that stays."""

@@ -157,8 +157,10 @@ WINOGRAD_G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 
 def winograd(weight: Doubles) -> Floats:
     """The kernels (M, K, 3, 3) of a convolution as 16 matrices (16, M, K): ``G g G^T``, coefficient by coefficient."""
-    transformed = np.einsum("ia,mkab,jb->ijmk", WINOGRAD_G, weight, WINOGRAD_G, optimize=True)
-    return np.ascontiguousarray(transformed.reshape(16, *weight.shape[:2]), np.float32)
+    transformed = np.empty((4, 4, *weight.shape[:2]), np.float32)
+    for m, kernels in enumerate(weight):  # one output channel at a time, for little memory: (K, 3, 3)
+        transformed[:, :, m] = (WINOGRAD_G @ kernels @ WINOGRAD_G.T).transpose(1, 2, 0)
+    return transformed.reshape(16, *weight.shape[:2])
 
 
 def _along_outputs(factor: Doubles, weight: Doubles) -> Doubles:

@@ -75,7 +75,7 @@ class Scratch:
         """A contiguous array of any content, which lasts to the end of the stage."""
         size = math.prod(shape)
         if self._used + size > self._block.size:  # views of a smaller block stay with the calls that hold them
-            self._block, self._used = self._allocate(max(size, 2 * self._block.size)), 0
+            self._block, self._used = self._allocate(max(size, 2 * self._block.size, PIECE)), 0
         start, self._used = self._used, self._used + size + apart(size)
         return self._block[start : start + size].reshape(shape)
 
