@@ -1,7 +1,8 @@
 """The weights of a whole network, folded: what every plan of it shares, whatever the size of the picture.
 
 The values between two blocks are stored as multiples of what they stand for (:func:`folding.rescaled`): an output of
-SiLU as ``a`` times its value, a sum as itself. Every layer here takes and gives what its neighbours store.
+SiLU as ``a`` times its value, the output of an inverted residual as itself, or, where its input is added, as the
+multiple that this is stored as. Every layer here takes and gives what its neighbours store.
 """
 
 from __future__ import annotations

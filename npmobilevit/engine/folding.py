@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npmobilevit.ops.arrays import Array
+from npmobilevit.ops.norm import BATCH_NORM_EPS
 
 Weights: TypeAlias = Mapping[str, Array]
 Doubles: TypeAlias = NDArray[np.float64]
 Floats: TypeAlias = NDArray[np.float32]
-
-BATCH_NORM_EPS = 1e-5
 
 
 class Affine(NamedTuple):

@@ -7,7 +7,7 @@ no memory is fetched anew. Layouts are those of :mod:`layout`, multiples those o
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from npmobilevit.engine.folded import Convolution, TransformerLayer
 from npmobilevit.engine.folding import Exponential, Floats
 from npmobilevit.engine.layout import PhasePlanes, spread, windows
-from npmobilevit.engine.program import Call, Program, parts, run
+from npmobilevit.engine.program import Program, pieces
 
 SILU_CHUNK = 65536  # values of which a temporary stays in the processor's cache
 KEYS, QUERIES = 256, 128  # whose scores are held at a time: they stay in the processor's cache
@@ -25,8 +25,9 @@ FEW_TOKENS = 144  # up to which the scores of all heads are made at once
 
 ZERO, ONE = np.float32(0), np.float32(1)
 
-# Denominators of softmax for which no maximum has to be taken away: none of its terms has overflowed, and those that
-# became zero, each below 2^-126, weigh less than the rounding of the sum.
+# Denominators of softmax for which no maximum has to be taken away. Each of its terms is at most 2^60, so that none has
+# overflowed, nor has a sum of terms times values below 2^67. Those that became zero, each below 2^-126, are together
+# less than a 2^-25th, the rounding of the sum, if there are fewer than 2^41 of them.
 SAFE_LOW, SAFE_HIGH = np.float32(2.0**-60), np.float32(2.0**60)
 
 
@@ -52,14 +53,9 @@ def product(program: Program, weight: Floats, x: Floats, out: Floats) -> None:
     if most < FEWEST_COLUMNS:
         program.call(np.matmul, weight, x, out)
         return
-    for columns in blocks(x.shape[-1], most):
-        part = np.s_[..., columns.start : columns.stop]
+    for start, stop in pieces(x.shape[-1], most):
+        part = np.s_[..., start:stop]
         program.call(np.matmul, weight, x[part], out[part])
-
-
-def blocks(length: int, most: int) -> Iterator[range]:
-    """Cut 0..length in ranges of nearly the same size, of `most` at most."""
-    return itertools.starmap(range, parts(length, -(-length // most)))
 
 
 def relu(x: Floats) -> None:
@@ -172,10 +168,10 @@ def winograd_output(program: Program, transformed: Floats, weights: Convolution,
     """
     kernels, bias = weights.kernels[:, channels], weights.bias[channels]
     length = transformed.shape[-1]
-    product = program.scratch.take(16, kernels.shape[1], length)
-    program.call(np.matmul, kernels, transformed, product)
-    program.call(np.add, product[5], bias, product[5])  # A^T m A holds coefficient (1, 1) once in each output
-    m = product.reshape(4, -1)  # A^T m: rows
+    coefficients = program.scratch.take(16, kernels.shape[1], length)
+    program.call(np.matmul, kernels, transformed, coefficients)
+    program.call(np.add, coefficients[5], bias, coefficients[5])  # number (1, 1) is once in each output
+    m = coefficients.reshape(4, -1)  # A^T m: rows
     rows = program.scratch.take(2, 4, m.shape[1] // 4)
     first, second = (row.reshape(-1) for row in rows)
     program.call(np.add, m[0], m[1], first)
@@ -258,12 +254,12 @@ def _sum_of_squares(x: Floats, out: Floats) -> None:
     np.einsum("dt,dt->t", x, x, out=out)
 
 
-class Attended(NamedTuple):
-    """Working memory of the layers of a transformer."""
+class LayerBuffers(NamedTuple):
+    """Where the layers of a transformer keep what they make on the way."""
 
-    projected: Floats  # (3 * D + h, T): query, key and value
-    heads: Floats  # (D + h, T): what each head found, and its denominators
-    hidden: Floats  # (F + 1, T): inside the feed-forward layer, and a row of ones
+    projected: Floats  # (3 * D + h, T'): query, key and value
+    heads: Floats  # (D + h, T'): what each head found, and its denominators
+    hidden: Floats  # (F + 1, T'): inside the feed-forward layer, and a row of ones
 
 
 def transformer(
@@ -271,96 +267,118 @@ def transformer(
 ) -> None:
     """All layers and the last normalisation, whose result is ``tokens.normed``."""
     width, inner = len(tokens.stream), len(layers[0].intermediate)
-    memory = Attended(tokens.array(3 * width + num_heads), tokens.array(width + num_heads), tokens.array(inner + 1))
-    program.call(memory.hidden[-1].fill, ONE)
-    normed, projected, heads, hidden, total = map(tokens.used, (tokens.normed, *memory, tokens.sum))
+    buffers = LayerBuffers(
+        tokens.array(3 * width + num_heads), tokens.array(width + num_heads), tokens.array(inner + 1)
+    )
+    program.call(buffers.hidden[-1].fill, ONE)
+    normed, projected, heads, hidden, total = map(tokens.used, (tokens.normed, *buffers, tokens.sum))
     for layer in layers:
-        normalize(program, tokens, eps)
-        program.call(np.matmul, layer.query_key_value, normed, projected)
-        attention(program, tokens, memory, num_heads, f)
-        program.call(np.matmul, layer.attention_output, heads, total)
-        program.call(np.add, tokens.stream, tokens.sum, tokens.stream)
-        normalize(program, tokens, eps)
-        program.call(np.matmul, layer.intermediate, normed, hidden[:-1])
-        silu(program, memory.hidden[:-1], f)
-        program.call(np.matmul, layer.output, hidden, total)
-        program.call(np.add, tokens.stream, tokens.sum, tokens.stream)
+        with program.scratch.frame():
+            normalize(program, tokens, eps)
+            program.call(np.matmul, layer.query_key_value, normed, projected)
+            attention(program, tokens, buffers, num_heads, f)
+            program.call(np.matmul, layer.attention_output, heads, total)
+            program.call(np.add, tokens.stream, tokens.sum, tokens.stream)
+            normalize(program, tokens, eps)
+            program.call(np.matmul, layer.intermediate, normed, hidden[:-1])
+            silu(program, buffers.hidden[:-1], f)
+            program.call(np.matmul, layer.output, hidden, total)
+            program.call(np.add, tokens.stream, tokens.sum, tokens.stream)
     normalize(program, tokens, eps)
 
 
-def attention(program: Program, tokens: Tokens, memory: Attended, num_heads: int, f: Exponential) -> None:
-    """Each head's average of the values, and ones where its denominators were.
+class Heads(NamedTuple):
+    """What the heads of all sequences look for, look at and find: (positions, heads, d or d + 1, L)."""
+
+    query: Floats
+    key: Floats
+    value: Floats
+    found: Floats
+
+
+class ScoreBuffers(NamedTuple):
+    """Memory for scores, and for the part of an average that some of the keys make."""
+
+    scores: Floats
+    part: Floats
+
+
+def attention(program: Program, tokens: Tokens, buffers: LayerBuffers, num_heads: int, f: Exponential) -> None:
+    """Each head's average of the values, and ones where its denominators were; see :func:`attend`."""
+    width = (len(buffers.projected) - num_heads) // 3
+    rows = (
+        buffers.projected[:width],
+        buffers.projected[width : 2 * width],
+        buffers.projected[2 * width :],
+        buffers.heads,
+    )
+    heads = Heads(*(tokens.by_head(x, num_heads) for x in rows))
+    length = tokens.length
+    if length <= FEW_TOKENS:
+        scores = program.scratch.take(tokens.positions * num_heads * length**2)
+    else:
+        scores = program.scratch.take(max(KEYS * QUERIES, length))
+    memory = ScoreBuffers(scores, program.scratch.take((width // num_heads + 1) * QUERIES))
+    whole = buffers.heads.reshape(num_heads, width // num_heads + 1, -1)
+    program.call(attend, heads, whole, memory, program.scratch.take(num_heads, 1, whole.shape[2]), f)
+
+
+def attend(heads: Heads, whole: Floats, memory: ScoreBuffers, inverse: Floats, f: Exponential) -> None:
+    """``softmax(scores)`` averages of the values, with the denominators that the last value of each head makes.
 
     The exponentials are made without taking a maximum away, of which softmax is independent. Where a denominator
     shows that this was not safe, all is done again with the maximum taken away.
+
+    Parameters
+    ----------
+    heads : Heads
+    whole : (heads, d + 1, T') array
+        What is found, with the ends of its rows; the last of each head is the denominator.
+    memory : ScoreBuffers
+    inverse : (heads, 1, T') array
+        Working memory.
+    f : Exponential
     """
-    quick, careful = Program(program.scratch), Program(program.scratch)
-    averages(quick, tokens, memory, num_heads, f, stable=False)
-    averages(careful, tokens, memory, num_heads, f, stable=True)
-    heads = memory.heads.reshape(num_heads, -1, memory.heads.shape[1])
-    denominators = heads[:, -1:]  # (h, 1, T)
-    inverse = program.scratch.take(*denominators.shape)
-    program.calls += quick.calls
-    program.call(run_unless_safe, denominators, tuple(careful.calls))
-    program.call(np.divide, ONE, denominators, inverse)
-    program.call(np.multiply, heads, inverse, heads)
+    averages(heads, memory, f, stable=False)
+    denominators = whole[:, -1:]
+    if not (denominators.min() >= SAFE_LOW and denominators.max() <= SAFE_HIGH):  # nor does NaN lie between
+        averages(heads, memory, f, stable=True)
+    np.divide(ONE, denominators, inverse)
+    np.multiply(whole, inverse, whole)
 
 
-def averages(
-    program: Program, tokens: Tokens, memory: Attended, num_heads: int, f: Exponential, *, stable: bool
-) -> None:
-    """``values @ f(scores)`` of every head and sequence; the last of the values is 1."""
-    width = (len(memory.projected) - num_heads) // 3
-    rows = (memory.projected[:width], memory.projected[width : 2 * width], memory.projected[2 * width :], memory.heads)
-    query, key, value, out = (tokens.by_head(x, num_heads) for x in rows)  # (positions, heads, d or d + 1, L)
-    length = tokens.length
+def averages(heads: Heads, memory: ScoreBuffers, f: Exponential, *, stable: bool) -> None:
+    """``value @ f(key^T @ query)`` of every head and sequence, of `stable` scores less their maximum."""
+    positions, count, _, length = heads.query.shape
     if length <= FEW_TOKENS:  # all in one call: a call costs about as much as the work of one head
-        scores = program.scratch.take(tokens.positions, num_heads, length, length)
-        weighted_values(program, query, key, value, scores, out, f, stable=stable)
+        everything = memory.scores.reshape(positions, count, length, length)
+        weighted_values(heads, everything, heads.found, f, stable=stable)
         return
-    key_blocks = list(blocks(length, length if stable else KEYS))  # a maximum is one over all keys
-    query_blocks = list(blocks(length, max(1, KEYS * QUERIES // length) if stable else QUERIES))
-    memory_of_scores = program.scratch.take(max(map(len, key_blocks)) * max(map(len, query_blocks)))
-    memory_of_terms = program.scratch.take(value.shape[2] * max(map(len, query_blocks)))
-    for position, head in itertools.product(range(tokens.positions), range(num_heads)):
-        at = (position, head)
-        for queries, keys in itertools.product(query_blocks, key_blocks):
-            q, to = query[at][:, queries.start : queries.stop], out[at][:, queries.start : queries.stop]
-            k, v = key[at][:, keys.start : keys.stop], value[at][:, keys.start : keys.stop]
-            scores = memory_of_scores[: len(keys) * len(queries)].reshape(len(keys), len(queries))
-            term = memory_of_terms[: len(v) * len(queries)].reshape(len(v), len(queries)) if keys.start else to
-            weighted_values(program, q, k, v, scores, term, f, stable=stable)
-            if keys.start:
-                program.call(np.add, to, term, to)
+    keys_at_once, queries_at_once = KEYS, QUERIES
+    if stable:  # a maximum is one over all keys
+        keys_at_once, queries_at_once = length, max(1, KEYS * QUERIES // length)
+    for at in itertools.product(range(positions), range(count)):
+        head = Heads(*(x[at] for x in heads))
+        for start, stop in pieces(length, queries_at_once):
+            query, found = head.query[:, start:stop], head.found[:, start:stop]
+            for first, last in pieces(length, keys_at_once):
+                part = Heads(query, head.key[:, first:last], head.value[:, first:last], found)
+                scores = memory.scores[: (last - first) * (stop - start)].reshape(last - first, stop - start)
+                if first == 0:
+                    weighted_values(part, scores, found, f, stable=stable)
+                else:
+                    term = memory.part[: found.size].reshape(found.shape)
+                    weighted_values(part, scores, term, f, stable=stable)
+                    np.add(found, term, found)
 
 
-def weighted_values(
-    program: Program,
-    query: Floats,
-    key: Floats,
-    value: Floats,
-    scores: Floats,
-    out: Floats,
-    f: Exponential,
-    *,
-    stable: bool,
-) -> None:
-    """``value @ f(key^T @ query)``: (..., d, queries), (..., d, keys), (..., d', keys) -> (..., d', queries).
+def weighted_values(heads: Heads, scores: Floats, out: Floats, f: Exponential, *, stable: bool) -> None:
+    """``value @ f(key^T @ query)``: (..., d, queries), (..., d, keys), (..., d + 1, keys) -> (..., d + 1, queries).
 
     The scores, (..., keys, queries), are overwritten.
     """
-    program.call(np.matmul, key.swapaxes(-1, -2), query, scores)
+    np.matmul(heads.key.swapaxes(-1, -2), heads.query, scores)
     if stable:
-        program.call(_subtract_maximum, scores)
-    program.call(f.function, scores, scores)
-    program.call(np.matmul, value, scores, out)
-
-
-def run_unless_safe(denominators: Floats, calls: tuple[Call, ...]) -> None:
-    """Make the calls unless all denominators lie within what rounding bears; NaN does not."""
-    if not (denominators.min() >= SAFE_LOW and denominators.max() <= SAFE_HIGH):
-        run(calls)
-
-
-def _subtract_maximum(scores: Floats) -> None:
-    np.subtract(scores, scores.max(axis=-2, keepdims=True), out=scores)
+        np.subtract(scores, scores.max(axis=-2, keepdims=True), scores)
+    f.function(scores, scores)
+    np.matmul(heads.value, scores, out)

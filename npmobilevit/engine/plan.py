@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npmobilevit.engine import blocks
+from npmobilevit.engine import blocks, heads, mobilevit
 from npmobilevit.engine.folded import Classifier, FoldedNetwork
 from npmobilevit.engine.folding import Floats
 from npmobilevit.engine.program import Allocate, Stage
@@ -69,25 +69,25 @@ def make_plan(network: FoldedNetwork, shape: tuple[int, int, int], workers: int,
     x = blocks.stem(build, "conv_stem", network.stem, pixels)
     taps["conv_stem"] = Tap(x.pixels, silu)
     for layer, residuals in enumerate(network.mobilenet):
-        for i, block in enumerate(residuals):
+        for i, residual in enumerate(residuals):
             name = f"encoder.layer.{layer}.layer.{i}"
-            x = blocks.inverted_residual(build, name, block, x)
-            taps[name] = Tap(x.pixels, block.scale)
+            x = blocks.inverted_residual(build, name, residual, x)
+            taps[name] = Tap(x.pixels, residual.scale)
         taps[f"encoder.layer.{layer}"] = taps[name]
     reach = [block.downsampling.dilation for block in network.mobilevit[1:]] + [1]  # of the taps that read the output
-    for layer, (mobilevit, pad) in enumerate(zip(network.mobilevit, reach, strict=True), start=2):
+    for layer, (block, pad) in enumerate(zip(network.mobilevit, reach, strict=True), start=2):
         name, down = f"encoder.layer.{layer}", f"encoder.layer.{layer}.downsampling_layer"
-        x = blocks.inverted_residual(build, down, mobilevit.downsampling, x)
-        taps[down] = Tap(x.pixels, mobilevit.downsampling.scale)
-        x = blocks.mobilevit_block(build, name, mobilevit, x, pad)
+        x = blocks.inverted_residual(build, down, block.downsampling, x)
+        taps[down] = Tap(x.pixels, block.downsampling.scale)
+        x = mobilevit.mobilevit_block(build, name, block, x, pad)
         taps[name] = Tap(x.pixels, silu)
 
     pooled = logits = None
     if isinstance(network.head, Classifier):
-        made = blocks.classifier(build, network.head, x)
+        made = heads.classifier(build, network.head, x)
         taps["conv_1x1_exp"] = Tap(made.features, silu)
         pooled = Tap(made.mean, silu)
         logits = None if made.logits is None else Tap(made.logits, 1)
     elif network.head is not None:
-        logits = Tap(blocks.segmentation_head(build, network.head, x), 1)
+        logits = Tap(heads.segmentation_head(build, network.head, x), 1)
     return Plan(pixels, tuple(build.stages), taps, pooled, logits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
@@ -34,7 +35,7 @@ class Arena:
         """An array of any content."""
         if self._used + size > self._piece.size:
             self._piece, self._used = self._obtain(max(size, PIECE)), 0
-        start, self._used = self._used, self._used + size + apart(size)
+        start, self._used = self._used, self._used + size + gap(size)
         return self._piece[start : start + size]
 
     def zeros(self, size: int) -> Floats:
@@ -49,7 +50,7 @@ def from_heap(size: int) -> Floats:
     return np.empty(size, np.float32)
 
 
-def apart(size: int) -> int:
+def gap(size: int) -> int:
     """How many values to leave free behind an array.
 
     The next one begins at a cache line, and some further: arrays at the same offset of a page would evict one another.
@@ -72,16 +73,19 @@ class Scratch:
         self._used = 0
 
     def take(self, *shape: int) -> Floats:
-        """A contiguous array of any content, which lasts to the end of the stage."""
+        """A contiguous array of any content, which lasts to the end of the frame."""
         size = math.prod(shape)
         if self._used + size > self._block.size:  # views of a smaller block stay with the calls that hold them
             self._block, self._used = self._allocate(max(size, 2 * self._block.size, PIECE)), 0
-        start, self._used = self._used, self._used + size + apart(size)
+        start, self._used = self._used, self._used + size + gap(size)
         return self._block[start : start + size].reshape(shape)
 
-    def release(self) -> None:
-        """End a stage: all is free for the next."""
-        self._used = 0
+    @contextlib.contextmanager
+    def frame(self) -> Iterator[None]:
+        """While this lasts, memory is taken; afterwards it is free for what follows, as between two stages."""
+        block, used = self._block, self._used
+        yield
+        self._used = used if self._block is block else 0  # what was taken before lies in a smaller block
 
 
 class Program:
@@ -122,3 +126,12 @@ def parts(length: int, count: int) -> Iterator[tuple[int, int]]:
     """
     for i in range(count):
         yield length * i // count, length * (i + 1) // count
+
+
+def pieces(length: int, most: int) -> Iterator[tuple[int, int]]:
+    """Cut 0..length in as few ranges of nearly the same size as are needed for `most` at most.
+
+    >>> list(pieces(5, 3))
+    [(0, 2), (2, 5)]
+    """
+    return parts(length, -(-length // most))

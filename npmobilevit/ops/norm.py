@@ -7,6 +7,8 @@ import numpy as np
 from npmobilevit.errors import ShapeError
 from npmobilevit.ops.arrays import Array, check_float, check_parameter
 
+BATCH_NORM_EPS = 1e-5  # of MobileViT, everywhere
+
 
 def _check_eps(eps: float) -> float:
     if not isinstance(eps, int | float | np.number) or not 0 <= eps <= 1:
@@ -15,7 +17,7 @@ def _check_eps(eps: float) -> float:
 
 
 def batch_norm(
-    x: Array, *, weight: Array, bias: Array, running_mean: Array, running_var: Array, eps: float = 1e-5
+    x: Array, *, weight: Array, bias: Array, running_mean: Array, running_var: Array, eps: float = BATCH_NORM_EPS
 ) -> Array:
     """Normalise each channel with the statistics stored at training time (``torch.nn.BatchNorm2d.eval()``).
 
