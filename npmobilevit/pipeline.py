@@ -37,7 +37,8 @@ from npmobilevit.results import Prediction, Predictions, Segmentation, Segmented
 from npmobilevit.visual.notebook import jpeg_bytes
 
 MODEL_VARIABLE = "NPMOBILEVIT_MODEL"
-MAX_NETWORK_PIXELS = 1_500_000  # 4 GiB for xx-small at output stride 16: attention needs the square of the pixels
+# Below 1 GiB for xx-small at output stride 16; the time of attention grows with the square of the pixels.
+MAX_NETWORK_PIXELS = 1_500_000
 
 THUMBNAIL_PIXELS = 320  # the longest side of the picture that a result keeps, in some 15 kB
 
@@ -75,7 +76,8 @@ class PictureOptions(ReadOptions, total=False):
     max_resized_pixels : int
         Limit of its pixels after the resize, before the crop: 64 million unless given.
     max_network_pixels : int
-        Limit of the pixels that go into the network, whose memory grows with their square: 1.5 million unless given.
+        Limit of the pixels that go into the network; the time of attention grows with their square. 1.5 million unless
+        given.
     """
 
     max_resized_pixels: int
@@ -149,7 +151,7 @@ class Pipeline:
             raise ImageError(
                 f"a picture of {rgb.shape[0]} x {rgb.shape[1]} (height x width) would enter the network as "
                 f"{geometry.network[0]} x {geometry.network[1]}, more than the limit max_network_pixels of "
-                f"{max_network_pixels:,}. Crop it, or raise the limit: the memory needed grows with its square.",
+                f"{max_network_pixels:,}. Crop it, or raise the limit: the time of attention grows with its square.",
                 "network-too-large",
             )
         return _Prepared(rgb, geometry, prepare(max_resized_pixels=max_resized_pixels)["pixel_values"])

@@ -1,13 +1,16 @@
 """The judge of real programs, with programs that the tests write: an honest one, a wrong one and one that dies."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import judge_backends as tool
+import numpy as np
 import pytest
 from backends.catalogue import BACKENDS, ENVIRONMENTS, Backend, Export, Finding
 
+from npmobilevit.engine import Engine, blas
 from npmobilevit.errors import BundleError
 from npmobilevit.validation.profiles import PROFILES
 
@@ -142,6 +145,69 @@ def test_an_export_is_made_once_a_size(job, tmp_path):
     for _ in range(2):
         assert "pictures" in tool.perform(job(check=check, export=export))
     assert (tmp_path / "exports").read_text() == "once "
+
+
+several_workers = pytest.mark.skipif(blas.threads() == 1, reason="the engine has one worker here")
+
+
+@several_workers
+@pytest.mark.parametrize("workers", ["threads", "processes"])
+def test_the_engine_is_judged_at_the_ends_of_its_blocks(workers, monkeypatch):
+    monkeypatch.setattr(tool, "PICTURES", ("street",))
+    job = tool.Job(f"npmobilevit-engine-{workers}", "cifar10-xx-small", 32, 40, Path())
+    result = tool.perform(job)
+    assert result["pictures"]["street"]["verdict"] == "screened"
+    assert 10 < result["pictures"]["street"]["judgements"] < 30
+    assert result["versions"]["workers"].endswith(f" {workers}")
+    assert result["processor"]
+
+
+@several_workers
+def test_an_engine_that_is_wrong_fails(monkeypatch):
+    monkeypatch.setattr(tool, "PICTURES", ("street",))
+    job = tool.Job("npmobilevit-engine-threads", "cifar10-xx-small", 32, 40, Path())
+    run = Engine.run
+    monkeypatch.setattr(Engine, "run", lambda *arguments, **options: with_wrong_logits(run(*arguments, **options)))
+    found = tool.perform(job)["pictures"]["street"]
+    assert found["verdict"] == "fail"
+    assert found["alarms"][0].startswith("logits: ")
+
+
+def with_wrong_logits(values):
+    return values._replace(logits=values.logits * np.float32(1.001))
+
+
+def test_a_row_of_the_engine_is_of_the_workers_that_it_names(monkeypatch):
+    monkeypatch.setattr(blas, "threads", lambda: 1)
+    result = tool.perform(tool.Job("npmobilevit-engine-processes", "cifar10-xx-small", 32, 40, Path()))
+    assert "1 thread" in result["not_run"]
+    assert "pictures" not in result
+
+
+def test_rows_are_put_among_those_that_were_recorded(tmp_path, monkeypatch):
+    page, figures = tmp_path / "page.md", tmp_path / "figures.json"
+    page.write_text(f"before{tool.BEGIN}\n{tool.END}after")
+    monkeypatch.setattr(tool, "PAGE", page)
+    rows = json.loads(MEASURED.read_text(encoding="utf-8"))["backends"]
+    tool.write(figures, rows[3:] + rows[:2])
+    changed = {**rows[4], "description": "again"}
+    tool.write(figures, [rows[2], changed])
+    expected = [*rows[:4], changed, *rows[5:]]
+    assert json.loads(figures.read_text(encoding="utf-8")) == {"backends": expected}
+    assert page.read_text() == f"before{tool.BEGIN}\n{tool.table(expected)}\n{tool.END}after"
+
+
+def test_rows_of_some_jobs_are_not_written(tmp_path, monkeypatch, capsys):
+    output = tmp_path / "figures.json"
+    for only, is_torn in (("^npmobilevit-", False), ("^npmobilevit-.*256x256", True), ("", False)):
+        planned = [job for job in tool.jobs(Path()) if re.search(only, job.name)]
+        assert bool(tool.torn_backends(planned)) == is_torn
+    options = ["--environments", tmp_path, "--state", tmp_path / "state", "--only", "256x256", "--output", output]
+    monkeypatch.setattr(sys, "argv", ["judge_backends.py", *map(str, options)])
+    with pytest.raises(SystemExit):
+        tool.main()
+    assert "--only leaves out some jobs of executorch, " in capsys.readouterr().err
+    assert not output.exists()
 
 
 def test_backends_of_the_catalogue_are_whole():

@@ -25,14 +25,12 @@ import time
 from pathlib import Path
 
 from benchmarks import cold_start, contest, install_size, material, picture, tables
-from benchmarks.cases import CASES, COLD_STARTS, CONTESTANTS, PARTS, VARIANTS, Case
+from benchmarks.cases import CASES, COLD_STARTS, CONTESTANTS, PARTS, Case
 from resumable import Json
 
 from npmobilevit.cli.machine import describe_machine
 from npmobilevit.cli.turns import ProgramFailed
 from npmobilevit.files import write_atomically
-
-__all__ = ["VARIANTS"]
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ROOT / "reference" / "measured" / "benchmark.json"

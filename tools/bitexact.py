@@ -30,13 +30,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from benchmark import VARIANTS
+from benchmarks.cases import VARIANTS
 from numpy.typing import NDArray
 from recipe import numbers, parameter
 from safetensors import safe_open
 
 import npmobilevit as nm
 from npmobilevit.arithmetic import PRECISIONS
+from npmobilevit.cli.machine import openblas_kernels, processor
 from npmobilevit.config import expected_parameters
 from npmobilevit.models import PreTrainedModel
 from npmobilevit.validation import record
@@ -216,22 +217,7 @@ def compute(only: str) -> None:
     """In a process of a setting: print the hashes of all precisions."""
     chosen = [case for case in cases() if re.search(only, case.name)]
     taps = {p: {case.name: hashes(case, p) for case in chosen} for p in PRECISIONS}
-    print(json.dumps({"blas": blas_in_use(), "taps": taps}))
-
-
-def blas_in_use() -> str:
-    """Name of the kernels that OpenBLAS chose, as far as it says."""
-    import ctypes
-
-    folder = Path(np.__file__).parent.parent / "numpy.libs"
-    for path in sorted(folder.glob("*openblas*")):
-        library = ctypes.CDLL(str(path))
-        for prefix, suffix in (("scipy_", "64_"), ("scipy_", ""), ("", "64_"), ("", "")):
-            function = getattr(library, f"{prefix}openblas_get_corename{suffix}", None)
-            if function is not None:
-                function.restype = ctypes.c_char_p
-                return str(function().decode())
-    return "unknown"
+    print(json.dumps({"blas": openblas_kernels() or "unknown", "taps": taps}))
 
 
 def study(only: str, numpys: list[str], output: Path | None) -> None:
@@ -320,12 +306,6 @@ def cost(case: Case) -> dict[str, Any]:
 
 def relative(found: NDArray[Any], expected: NDArray[Any]) -> float:
     return float(np.abs(found - expected).max() / (np.abs(expected).max() or 1))
-
-
-def processor() -> str:
-    path = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", path.read_text(encoding="utf-8")) if path.exists() else []
-    return names[0] if names else platform.processor()
 
 
 def main() -> None:

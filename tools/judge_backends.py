@@ -4,6 +4,8 @@
     python tools/judge_backends.py --environments ENVIRONMENTS --state backends.jsonl --only "^onnxruntime-.*/256x256"
     python tools/judge_backends.py --environments ENVIRONMENTS --state backends.jsonl \
         --output reference/measured/backends.json          # writes the table of reference/backends.md too
+    python tools/judge_backends.py --environments ENVIRONMENTS --state backends.jsonl --only "^npmobilevit-" \
+        --output reference/measured/backends.json          # these rows anew; the others stay as they were recorded
 
 Which backends there are is in backends/catalogue.py; each is given both shipped checkpoints, three pictures and three
 sizes, the last of which is no whole number of patches. Environments are made in the folder ENVIRONMENTS when they are
@@ -16,9 +18,11 @@ finding says so.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import itertools
 import json
+import platform
 import re
 import shutil
 import subprocess
@@ -31,15 +35,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from backends.catalogue import BACKENDS, ENVIRONMENTS, Backend, Export
-from bitexact import processor
 from numpy.typing import NDArray
 from resumable import Json, perform_all, read_state
 from safetensors import safe_open
+from safetensors.numpy import save_file
 from verdicts import digest
 
 import npmobilevit as nm
 from npmobilevit.checkpoints import find_checkpoint
-from npmobilevit.validation import check
+from npmobilevit.cli.machine import processor
+from npmobilevit.validation import check, record
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNNERS = ROOT / "tools" / "backends"
@@ -53,10 +58,16 @@ SIZES = ((256, 256), (128, 192), SMALLEST)
 PICTURES = ("chelsea", "coffee", "street")
 TIME_LIMIT = 1800  # seconds of one exporter or runner
 
-# Our own network, in the arithmetics that are no reference for itself.
-OWN = (
-    Backend("npmobilevit-float32", "fp32", "the readable network in float32", ("npmobilevit", "numpy"), "", "float32"),
-    Backend("npmobilevit-bitexact", "fp32", 'precision="bitexact"', ("npmobilevit", "numpy"), "", "bitexact"),
+# Our own network: readable, in the arithmetics that are no reference for itself, and the engine.
+ENGINE = "engine"
+OWN = tuple(
+    Backend(f"npmobilevit-{name}", "fp32", description, ("npmobilevit", "numpy"), "", runner, variant)
+    for name, description, runner, variant in (
+        ("float32", "the readable network in float32", "float32", ""),
+        ("bitexact", 'precision="bitexact"', "bitexact", ""),
+        ("engine-threads", "the fast engine, in threads", ENGINE, "threads"),
+        ("engine-processes", "the fast engine, in processes", ENGINE, "processes"),
+    )
 )
 ALL = {backend.id: backend for backend in (*OWN, *BACKENDS)}
 
@@ -92,7 +103,7 @@ def perform(job: Job) -> Json:
     """Run one backend on all pictures, check what it gives, and say what came of it."""
     start = time.perf_counter()
     backend = ALL[job.backend]
-    result: Json = {"job": job.name, "backend": job.backend}
+    result: Json = {"job": job.name, "backend": job.backend, "processor": processor()}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:
@@ -135,12 +146,28 @@ def pixel_values(job: Job, picture: str) -> NDArray[np.float32]:
 
 def own(job: Job, folder: Path) -> dict[str, Path]:
     """What our own network gives, in files as those of the others."""
-    from npmobilevit.validation import record
+    backend = ALL[job.backend]
+    files = {picture: folder / f"{picture}.safetensors" for picture in PICTURES}
+    if backend.runner == ENGINE:
+        dump_engine(job, files, backend.variant)
+    else:
+        network = nm.load(job.checkpoint, precision=backend.runner)
+        for picture, file in files.items():
+            record(network, pixel_values(job, picture)).save(file)
+    return files
 
-    network = nm.load(job.checkpoint, precision=ALL[job.backend].runner)
-    for picture in PICTURES:
-        record(network, pixel_values(job, picture)).save(folder / f"{picture}.safetensors")
-    return {picture: folder / f"{picture}.safetensors" for picture in PICTURES}
+
+def dump_engine(job: Job, files: Mapping[str, Path], workers: Any) -> None:
+    """Write what the engine gives, if those share its work that the row is of."""
+    with contextlib.closing(nm.load(job.checkpoint, engine="fast", workers=workers)) as loaded:
+        plan = loaded.network.plan(job.height, job.width)
+        if plan.engine != "fast" or not plan.workers.endswith(workers):
+            raise NotToBeHad(str(plan))
+        made_by = {"npmobilevit": nm.__version__, "numpy": np.__version__, "python": platform.python_version()}
+        for picture, file in files.items():
+            taps = loaded.network.engine_taps(pixel_values(job, picture))
+            tensors = {tap: np.ascontiguousarray(value) for tap, value in taps.items()}
+            save_file(tensors, file, {**made_by, "workers": plan.workers})
 
 
 def foreign(job: Job, folder: Path) -> dict[str, Path]:
@@ -245,6 +272,7 @@ def summary(results: Mapping[str, Json]) -> list[Json]:
         row |= {"jobs": len(done), "not_run": reasons, "checks": len(checks)}
         if checks:
             row |= {
+                "processor": next(result["processor"] for result in done if "versions" in result),
                 "versions": next(result["versions"] for result in done if "versions" in result),
                 "verdicts": {v: sum(c["verdict"] == v for c in checks) for v in ("pass", "screened", "fail")},
                 "judgements": sum(c["judgements"] for c in checks),
@@ -292,19 +320,35 @@ def with_table(page: str, rows: list[Json]) -> str:
     return f"{before}{BEGIN}\n{table(rows)}\n{END}{after}"
 
 
+def write(path: Path, rows: list[Json]) -> None:
+    """Write these rows in the place of those of the same backends; the others stay as they were recorded."""
+    recorded = json.loads(path.read_text(encoding="utf-8"))["backends"] if path.exists() else []
+    found = {row["backend"]: row for row in (*recorded, *rows)}
+    merged = [found[name] for name in ALL if name in found]
+    path.write_text(json.dumps({"backends": merged}, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), merged), encoding="utf-8")
+
+
+def torn_backends(planned: list[Job]) -> list[str]:
+    """The backends of which some jobs are planned, and others are not."""
+    names = {job.name for job in planned}
+    left_out = {job.backend for job in jobs(Path()) if job.name not in names}
+    return sorted({job.backend for job in planned} & left_out)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environments", type=Path, required=True, help="folder of the environments")
     parser.add_argument("--state", type=Path, required=True, help="file of finished jobs")
     parser.add_argument("--only", default="", help="regular expression: backend/checkpoint/size")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--output", type=Path, help="write the summary there, as JSON, and the table into its page")
+    parser.add_argument("--output", type=Path, help="write the rows there, as JSON, and the table into its page")
     arguments = parser.parse_args()
-    if arguments.only and arguments.output:
-        parser.error("--output takes the table of all backends, and --only leaves some out")
     folder = arguments.environments.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     planned = [job for job in jobs(folder) if re.search(arguments.only, job.name)]
+    if arguments.output and (torn := torn_backends(planned)):
+        parser.error(f"--output takes backends as a whole, and --only leaves out some jobs of {', '.join(torn)}")
     finished = {name: done for name, done in read_state(arguments.state, "job").items() if "not_run" not in done}
     todo = [job for job in planned if job.name not in finished]
     print(f"{len(planned)} jobs, {len(planned) - len(todo)} of them finished", flush=True)
@@ -315,11 +359,9 @@ def main() -> None:
         told = [check["verdict"] for check in result.get("pictures", {}).values()] or [result["not_run"]]
         print(f"{i}/{len(todo)} {result['seconds']:5.0f} s {result['job']}: {', '.join(told)}", flush=True)
     rows = summary({job.name: finished[job.name] for job in planned})
-    report = {"processor": processor(), "backends": rows}
     print(table(rows))
     if arguments.output:
-        arguments.output.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), rows), encoding="utf-8")
+        write(arguments.output, rows)
     wrong = [row["backend"] for row in rows if row["not_run"] or row.get("false_alarms")]
     if wrong:
         raise SystemExit(f"error: not run, or wrong where no finding says so: {', '.join(wrong)}")

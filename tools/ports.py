@@ -26,7 +26,7 @@ import numpy as np
 import torch
 import transformers
 from backends.torch_network import dump
-from benchmark import VARIANTS
+from benchmarks.cases import VARIANTS
 from numpy.typing import NDArray
 from scaled_weights import scale_weights
 from torch import Tensor, nn

@@ -21,6 +21,7 @@ from npmobilevit.errors import ImageError
 
 if TYPE_CHECKING:
     from npmobilevit.images import ImageSource, ReadOptions
+    from npmobilevit.pipeline import Pipeline
     from npmobilevit.results import Predictions, Segmentation
 
 # The results of one picture, for programs (entries of its JSON object) and for people (lines).
@@ -50,7 +51,11 @@ def run_predict(options: argparse.Namespace) -> int:
     inputs = _inputs(options)
     if options.output is not None:
         targets.check_file(options.output, options.existing, targets.file_ids(inputs))
-    pipeline = load_model(options.model, "classification")
+    with closing(load_model(options.model, "classification", workers=options.workers)) as pipeline:
+        return _predict(pipeline, inputs, reading, options)
+
+
+def _predict(pipeline: Pipeline, inputs: Inputs, reading: ReadOptions, options: argparse.Namespace) -> int:
     pipeline.require_classifier()  # before the first picture is read
     out = None if options.output is None else io.StringIO()
     report = options.report("predict", pipeline, out)
@@ -73,8 +78,6 @@ def run_predict(options: argparse.Namespace) -> int:
 
 def run_segment(options: argparse.Namespace) -> int:
     """Tell which class every pixel of every picture belongs to, and write masks and overlays if asked to."""
-    from npmobilevit.pipeline import MAX_NETWORK_PIXELS
-
     reading = _reading(options)
     inputs = _inputs(options)
     wanted = {"mask": options.output, "overlay": options.overlay}
@@ -82,7 +85,13 @@ def run_segment(options: argparse.Namespace) -> int:
     jobs = targets.plan(inputs, wanted, existing=options.existing)
     if done := len(inputs.pictures) - len(jobs):
         say("note", f"left out {done} picture{'s' * (done > 1)} whose files exist already")
-    pipeline = load_model(options.model, "segmentation")
+    with closing(load_model(options.model, "segmentation", workers=options.workers)) as pipeline:
+        return _segment(pipeline, jobs, reading, options)
+
+
+def _segment(pipeline: Pipeline, jobs: Sequence[Job], reading: ReadOptions, options: argparse.Namespace) -> int:
+    from npmobilevit.pipeline import MAX_NETWORK_PIXELS
+
     pipeline.require_segmenter()
     report = options.report("segment", pipeline)
     columns = terminal_columns(sys.stdout)

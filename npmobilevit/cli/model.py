@@ -14,10 +14,17 @@ from npmobilevit.errors import NpMobileViTError
 from npmobilevit.files import file_sha256
 
 if TYPE_CHECKING:
+    from npmobilevit.engine import Workers
     from npmobilevit.pipeline import Pipeline, Task
 
 
-def load_model(model: str | None, task: Task = "classification", *, precision: str = "float32") -> Pipeline:
+def load_model(
+    model: str | None,
+    task: Task = "classification",
+    *,
+    precision: str = "float32",
+    workers: Workers = "threads",
+) -> Pipeline:
     """Load a model.
 
     Parameters
@@ -26,6 +33,8 @@ def load_model(model: str | None, task: Task = "classification", *, precision: s
         Name or folder; None for the default of `task`.
     task : {"classification", "segmentation"}
     precision : {"float32", "float64", "bitexact"}
+    workers : {"threads", "processes"}
+        Who shares the work; of processes, the caller has to close the pipeline.
 
     Returns
     -------
@@ -40,7 +49,7 @@ def load_model(model: str | None, task: Task = "classification", *, precision: s
 
     with warnings_as_lines():
         try:
-            return load(model, task=task, precision=precision)
+            return load(model, task=task, precision=precision, workers=workers)
         except NpMobileViTError as error:
             raise Stop(EXIT_MODEL, error.code, str(error)) from error
 

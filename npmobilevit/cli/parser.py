@@ -14,6 +14,7 @@ from npmobilevit.cli.ending import usage
 from npmobilevit.cli.model import run_info, run_taps
 from npmobilevit.cli.store import run_convert, run_download, run_models
 from npmobilevit.cli.validate import run_check, run_record
+from npmobilevit.engine import WORKERS
 
 COMMANDS = ("predict", "segment", "models", "download", "convert", "info", "taps", "record", "check", "bench")
 
@@ -294,8 +295,8 @@ def _add_segment(command: argparse.ArgumentParser) -> None:
         "--max-network-pixels",
         type=_positive,
         metavar="N",
-        help="refuse pictures that are larger after the resize (default: 1.5 million pixels; the memory needed grows "
-        "with the square)",
+        help="refuse pictures that are larger after the resize (default: 1.5 million pixels; the time of attention "
+        "grows with the square)",
     )
 
 
@@ -316,6 +317,12 @@ def _add_pictures(command: argparse.ArgumentParser) -> None:
         nargs=2,
         metavar=("LOW", "HIGH"),
         help="the values that mean black and white; for pictures of more than 8 bits, and others are refused",
+    )
+    command.add_argument(
+        "--workers",
+        choices=WORKERS,
+        default="threads",
+        help="who shares the work on a picture (default: threads; processes may take less time for many pictures)",
     )
     command.add_argument(
         "--max-pixels", type=_positive, metavar="N", help="refuse larger pictures (default: 100 million pixels)"

@@ -378,7 +378,7 @@ def test_the_limit_of_the_network_can_be_set(capsys, pictures, model):
 def test_without_a_model_the_default_is_one_that_segments(capsys, pictures, monkeypatch):
     asked = []
 
-    def load(model, *, task, precision):
+    def load(model, *, task, precision, workers):
         asked.append((model, task))
         raise nm.CheckpointError("none", "checkpoint-missing")
 
