@@ -145,7 +145,23 @@ def test_unknown_precisions(head, precision):
 
 @pytest.mark.parametrize("engine", ["quick", "", None])
 def test_unknown_engines(engine):
-    assert "reference" in refused(ConfigError, "engine", make_model, "classification", engine=engine)
+    message = refused(ConfigError, "engine", make_model, "classification", engine=engine)
+    assert "reference, fast" in message
+
+
+@pytest.mark.parametrize("engine", ["reference", "fast"])
+@pytest.mark.parametrize("workers", ["process", "", None, 2, ["threads"]])
+def test_unknown_workers(workers, engine):
+    options = {"engine": engine, "workers": workers, "precision": "float32"}
+    assert "threads, processes" in refused(ConfigError, "workers", make_model, "classification", **options)
+
+
+@pytest.mark.parametrize("precision", ["float64", "bitexact"])
+@pytest.mark.parametrize("head", HEADS)
+def test_the_fast_engine_has_one_precision(head, precision):
+    message = refused(ConfigError, "engine-precision", make_model, head, engine="fast", precision=precision)
+    assert "float32" in message
+    assert precision in message
 
 
 # The dtype of every precision
@@ -826,3 +842,159 @@ def test_arguments_of_the_wrong_kind_are_refused():
         classifier(weights)([[1.0], [1.0, 2.0]])
     with pytest.raises(ConfigError, match="precision"):
         MobileViTForImageClassification(tiny(), weights, precision=["float32"])
+
+
+# the fast engine; that it computes the same is tested in tests/engine
+
+
+def fast_model(head: Any = "classification", config: MobileViTConfig | None = None, **options: Any) -> Any:
+    return make_model(head, config, precision="float32", engine="fast", **options)
+
+
+@pytest.mark.parametrize("workers", ["threads", "processes"])
+@pytest.mark.parametrize("head", HEADS)
+def test_a_fast_model_answers_as_the_readable_one(head, workers):
+    model, x = fast_model(head, workers=workers), pixels(2, height=33, width=64)
+    assert (model.engine, model.workers) == ("fast", workers)
+    readable = make_model(head)
+    for with_states in (False, True):
+        output, expected = model(x, output_hidden_states=with_states), readable(x, output_hidden_states=with_states)
+        assert type(output) is type(expected)
+        assert output.keys() == expected.keys()
+        for name in expected:
+            pair = (output[name], expected[name]) if name == "hidden_states" else ([output[name]], [expected[name]])
+            for actual, witness in zip(*pair, strict=True):
+                assert (actual.dtype, actual.shape) == (np.dtype(np.float32), witness.shape)
+                assert np.abs(actual - witness).max() < 5e-6 * np.abs(witness).max()
+    assert type(model(x, return_dict=False)) is tuple
+    model.close()
+
+
+def test_a_fast_base_model_without_its_last_convolution():
+    model, x = fast_model(None, expand_output=False), pixels()
+    output, expected = model(x), make_model(None, expand_output=False)(x)
+    assert output.keys() == expected.keys() == ("last_hidden_state",)
+    assert np.abs(output.last_hidden_state - expected.last_hidden_state).max() < 1e-5
+    model.close()
+
+
+def test_a_fast_model_without_labels_pools():
+    config, x = tiny(num_labels=0), pixels(2)
+    model = fast_model(config=config)
+    expected = make_model("classification", config)(x).logits
+    assert np.abs(model(x).logits - expected).max() < 5e-6 * np.abs(expected).max()
+    model.close()
+
+
+def test_losses_of_a_fast_model():
+    x, labels = pixels(2), np.array([1, 3])
+    model = fast_model()
+    assert model(x, labels).loss == pytest.approx(make_model("classification")(x, labels).loss, rel=1e-5)
+    model.close()
+    model, maps = fast_model("segmentation"), np.ones((2, 32, 32), int)
+    assert model(x, maps).loss == pytest.approx(make_model("segmentation")(x, maps).loss, rel=1e-5)
+    model.close()
+
+
+def test_the_plan_of_a_fast_model():
+    model = fast_model(config=tiny(image_size=[48, 80]))
+    plan = model.plan()
+    assert (plan.engine, plan.reason, plan.size) == ("fast", None, (48, 80))
+    assert plan.stages > 10
+    assert plan.calls > 100
+    assert str(plan).startswith("48 x 80 pixels: the fast engine, ")
+    assert model.plan(64).size == (64, 80)
+    assert model.plan(width=np.int64(96)).size == (48, 96)
+    model.close()
+
+
+# what keeps the fast engine from running: (settings, height and width, what the reason tells)
+OUT_OF_REACH = {
+    "flat": ({}, (31, 64), "31 x 64"),
+    "narrow": ({}, (64, 9), "64 x 9"),
+    "activation": ({"hidden_act": "relu"}, (32, 32), "hidden_act 'silu', and the config has 'relu'"),
+    "patches": ({"patch_size": 4}, (64, 64), "patch_size 2, and the config has 4"),
+    "kernels": ({"conv_kernel_size": 5}, (32, 32), "conv_kernel_size 3, and the config has 5"),
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("case", OUT_OF_REACH)
+def test_where_the_fast_engine_does_not_reach_the_readable_network_runs(case, head):
+    settings, (height, width), reason = OUT_OF_REACH[case]
+    config, x = tiny(**settings), pixels(2, height=height, width=width)
+    model, readable = fast_model(head, config), make_model(head, config, precision="float32")
+    plan = model.plan(height, width)
+    assert (plan.engine, plan.size, plan.calls) == ("reference", (height, width), 0)
+    assert reason in plan.reason
+    assert str(plan) == f"{height} x {width} pixels: the readable network, because {plan.reason}"
+    output, expected = (one(x, output_hidden_states=True).to_tuple() for one in (model, readable))
+    assert all(np.array_equal(a, b) for a, b in zip(output[:-1], expected[:-1], strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(output[-1], expected[-1], strict=True))
+    assert reason in refused(ConfigError, "engine-not-in-use", model.engine_taps, x)
+    model.close()
+
+
+def test_the_plan_of_a_readable_model():
+    model = make_model("classification")
+    assert model.plan(64, 64).reason == "the model was made with engine 'reference'"
+    assert "engine 'reference'" in refused(ConfigError, "engine-not-in-use", model.engine_taps, pixels())
+    model.close()  # holds nothing
+
+
+@pytest.mark.parametrize("size", [(0, 64), (64, -1), (2.5, 64), ("64", 64), (True, 64)])
+@pytest.mark.parametrize("engine", ["reference", "fast"])
+def test_a_plan_is_one_for_a_size(size, engine):
+    model = make_model("classification", precision="float32", engine=engine)
+    with pytest.raises(ShapeError):
+        model.plan(*size)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_taps_of_the_fast_engine_are_some_of_the_readable_ones(head):
+    model, x = fast_model(head), pixels(height=47, width=64)
+    taps, readable = model.engine_taps(x), make_model(head).taps(x)
+    assert list(taps) == [name for name in readable if name in taps]
+    assert next(iter(taps)) == "pixel_values"
+    assert ("logits" in taps) == (head is not None)
+    for name, value in taps.items():
+        assert (value.dtype, value.shape) == (np.dtype(np.float32), readable[name].shape)
+        assert np.abs(value - readable[name]).max() < 5e-6 * np.abs(readable[name]).max(), name
+    model.close()
+
+
+def test_taps_of_a_fast_model_are_those_of_the_readable_network():
+    taps = fast_model().taps(pixels())
+    readable = make_model("classification", precision="float32").taps(pixels())
+    assert list(taps) == list(readable)
+    assert all(np.array_equal(value, readable[name]) for name, value in taps.items())
+
+
+def test_a_fast_model_refuses_the_same_pixels():
+    model = fast_model()
+    refused(ShapeError, "pixel-values", model, np.zeros((1, 3, 64, 64), np.uint8))
+    refused(ShapeError, "pixel-values", model, np.full((1, 3, 64, 64), np.nan))
+    refused(ShapeError, "pixel-values", model, np.zeros((0, 3, 64, 64)))
+    refused(ShapeError, "pixel-values", model.engine_taps, np.zeros((1, 64, 64)))
+
+
+def test_no_warning_of_the_fast_engine_on_extreme_but_valid_pixels():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for head in HEADS:
+            model = fast_model(head)
+            for value in (0.0, 1.0, -1e3, 1e3, 1e-40):
+                assert np.isfinite(model(np.full((1, 3, 32, 32), value))[0]).all()
+            model.close()
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_fast_model_is_saved_and_loaded_as_any(head, tmp_path):
+    model = fast_model(head)
+    model.save_pretrained(tmp_path)
+    again = MODELS[head].from_pretrained(tmp_path, engine="fast", workers="processes")
+    assert (again.engine, again.workers) == ("fast", "processes")
+    assert MODELS[head].from_pretrained(tmp_path).engine == "reference"
+    assert np.array_equal(again(pixels())[0], model(pixels())[0])
+    for one in (model, again):
+        one.close()

@@ -598,10 +598,50 @@ def test_a_checkpoint_without_processor_settings_is_refused(tmp_path, classifier
 
 def test_precision_and_engine_reach_the_network(classifier_folder):
     assert nm.load(classifier_folder, precision="float64").network.precision == "float64"
-    with pytest.raises(nm.ConfigError, match="precision"):
-        nm.load(classifier_folder, precision="float16")
-    with pytest.raises(nm.ConfigError, match="engine"):
-        nm.load(classifier_folder, engine="fast")
+    made = nm.load(classifier_folder, engine="fast", workers="processes").network
+    assert (made.precision, made.engine, made.workers) == ("float32", "fast", "processes")
+    assert nm.load(classifier_folder, engine="reference").network.engine == "reference"
+    for code, options in {
+        "precision": {"precision": "float16"},
+        "engine": {"engine": "slow"},
+        "workers": {"workers": "people"},
+        "engine-precision": {"engine": "fast", "precision": "float64"},
+    }.items():
+        with pytest.raises(nm.ConfigError) as caught:
+            nm.load(classifier_folder, **options)
+        assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("precision", "engine"), [("float32", "fast"), ("float64", "reference"), ("bitexact", "reference")]
+)
+def test_the_engine_is_the_fast_one_where_there_is_one(classifier_folder, precision, engine):
+    network = nm.load(classifier_folder, precision=precision).network
+    assert (network.engine, network.workers) == (engine, "threads")
+
+
+@pytest.mark.parametrize("workers", ["threads", "processes"])
+def test_both_engines_see_the_same_in_a_picture(classifier_folder, segmenter_folder, workers):
+    picture = np.random.default_rng(4).integers(0, 256, (50, 70, 3), np.uint8)
+    fast, readable = (nm.load(classifier_folder, engine=engine, workers=workers) for engine in ("fast", "reference"))
+    for found, expected in zip(fast.predict(picture), readable.predict(picture), strict=True):
+        assert found.label == expected.label
+        assert found.score == pytest.approx(expected.score, abs=1e-6)
+    fast.close()
+    fast, readable = (nm.load(segmenter_folder, engine=engine, workers=workers) for engine in ("fast", "reference"))
+    assert np.mean(fast.segment(picture).mask == readable.segment(picture).mask) > 0.999
+    fast.close()
+    assert np.array_equal(fast.segment(picture).mask, fast.segment(picture).mask)
+    fast.close()
+
+
+@pytest.mark.parametrize("workers", ["threads", "processes"])
+def test_a_stream_of_pictures_of_many_sizes_through_the_fast_engine(segmenter_folder, workers):
+    pictures = [np.random.default_rng(i).integers(0, 256, (40 + 9 * (i % 5), 40, 3), np.uint8) for i in range(10)]
+    loaded = nm.load(segmenter_folder, workers=workers)
+    found = [result.mask for result in loaded.stream_segmentations(pictures)]
+    assert all(np.array_equal(a, loaded.segment(b).mask) for a, b in zip(found, pictures, strict=True))
+    loaded.close()
 
 
 def test_the_processor_is_the_checkpoints(classifier):
@@ -625,6 +665,8 @@ def test_a_pipeline_is_picklable(classifier):
     assert copy.predict(picture) == classifier.predict(picture)
     assert repr(copy) == repr(classifier)
     assert "5 labels" in repr(copy)
+    assert (copy.network.engine, copy.network.workers) == ("fast", "threads")
+    copy.close()
 
 
 # The default model

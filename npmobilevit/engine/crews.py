@@ -29,9 +29,11 @@ from npmobilevit.engine.program import Stage, run
 
 BUFFER_VALUES = 256  # NumPy copies rows that do not lie side by side into buffers, and its default size costs a cache
 FREE_SPINS = 400  # times that a process looks for the others before it offers them its processor: a few microseconds
-SPINS = 20_000  # times that it looks before it looks whether they are alive
+BUSY = 0.02  # seconds that it does so before it looks whether they are alive, and sleeps in between
+PAUSE = 2e-4  # seconds that it sleeps then
 PATIENCE = 1.0  # seconds that a twin waits before it looks whether its process is alive
 START = 5.0  # seconds in which a twin has to come to life
+REST = 0.02  # seconds for which products must not have been seen before a fork
 
 
 class WorkerLost(Exception):
@@ -221,12 +223,11 @@ class Processes:
         """End the twins, whatever they do, and wait until they have."""
         for sender in self._go:
             sender.close()
-        if os.getpid() == self._owner:  # in a fork of the process, the twins are not its own
-            for twin in self._twins:
-                if not has_ended(twin):
-                    os.kill(twin, signal.SIGKILL)
-                    with contextlib.suppress(ChildProcessError):
-                        os.waitpid(twin, 0)
+        for twin in self._twins:
+            if not has_ended(twin):  # in a fork of the process, the twins are not its own
+                os.kill(twin, signal.SIGKILL)
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(twin, 0)
         self._go, self._twins = [], []
 
     def _add_twin(self, worker: int) -> None:
@@ -255,14 +256,23 @@ class Processes:
                 run(stage.programs[worker])
                 number = done[mine] + 1
                 done[mine] = number
-                spins = 0
                 for other in others:
+                    spins = 0
                     while done[other] < number:
                         spins += 1
-                        if spins % SPINS == 0 and is_lost():
-                            raise WorkerLost("a worker has ended")
                         if spins > FREE_SPINS:
-                            os.sched_yield()  # the other may need this processor
+                            self._await(other, number, is_lost)
+
+    def _await(self, other: int, number: int, is_lost: Callable[[], bool]) -> None:
+        """Wait for a worker that may need this processor, or more time, or is gone."""
+        started = time.monotonic()
+        while self._done[other] < number:
+            if time.monotonic() - started < BUSY:
+                os.sched_yield()
+            elif is_lost():
+                raise WorkerLost("a worker has ended")
+            else:
+                time.sleep(PAUSE)
 
     def _twin_has_ended(self) -> bool:
         return any([has_ended(twin) for twin in self._twins])
@@ -299,10 +309,10 @@ class Processes:
 
 
 def has_ended(process: int) -> bool:
-    """Whether a process that this one has forked is gone."""
+    """Whether a process is gone, or none that this one has forked."""
     try:
         return os.waitpid(process, os.WNOHANG) != (0, 0)
-    except ChildProcessError:  # somebody else has waited for it
+    except ChildProcessError:  # also where somebody else has waited for it
         return True
 
 
@@ -319,12 +329,17 @@ def signals_held() -> Iterator[None]:
 def await_other_products() -> None:
     """Wait for products of other threads, begun before their number of threads was held at one.
 
-    OpenBLAS ends its threads at a fork, and would wait forever for one that is in the midst of a product.
+    OpenBLAS ends its threads at a fork, and would wait forever for one that is in the midst of a product. One product
+    may wait for another, or be on its way to the threads: only a while of rest shows that all have ended.
     """
-    deadline = time.monotonic() + START
-    while threading.active_count() > 1 and "R" in states_of_foreign_threads():
-        if time.monotonic() > deadline:
-            raise WorkerLost("NumPy's products take too long to fork beside them")
+    if threading.active_count() == 1:
+        return
+    begun = rested = time.monotonic()
+    while time.monotonic() - rested < REST:
+        if "R" in states_of_foreign_threads():
+            rested = time.monotonic()
+            if rested - begun > START:
+                raise WorkerLost("NumPy's products take too long to fork beside them")
         time.sleep(1e-3)
 
 
