@@ -48,10 +48,14 @@ class PreTrainedModel:
         computed as in "float64". It has the activations SiLU, ReLU and GELU.
     engine : {"reference", "fast"}
         The readable network, or the same as a prepared plan (:mod:`npmobilevit.engine`), in "float32" alone. Where the
-        plan does not reach, the readable network runs: :meth:`plan` says which and why. Both agree within rounding.
+        plan does not reach, the readable network runs: :meth:`plan` says which and why. Both agree within rounding; the
+        last bits of the plan's results also depend on who shares the work, and of a picture in a batch on the batch.
     workers : {"threads", "processes"}
         Who shares the work of the fast engine: threads, or processes on shared memory, which take less time for
-        repeated calls and are ended by :meth:`close`. Threads take their place where there can be no processes.
+        repeated calls and are ended by :meth:`close`, or when this is left as a context. Threads take their place where
+        there can be no processes: both need NumPy's OpenBLAS, whose products use one thread in the whole process while
+        the engine works. The processes keep what memory this one held when they were made, at the first call of a size.
+        The readable network has no use for it.
 
     Raises
     ------
@@ -102,8 +106,8 @@ class PreTrainedModel:
         check_names_and_shapes(expected, tensors, optional=counters)
         self._weights = {name: _parameter(name, tensors[name], self.dtype) for name in expected}
         self._counters = {name: _counter(name, tensors.get(name, 0)) for name in counters}
-        self.engine = engine
-        self.workers = workers
+        self._engine_name = engine
+        self._workers = workers
         self._engine = self._make_engine()
 
     def _make_engine(self) -> Engine | None:
@@ -111,8 +115,18 @@ class PreTrainedModel:
         if self.engine != "fast" or why_not(self.config) is not None:
             return None
         return Engine(
-            self.config, self._weights, head=self.head, expand_output=self._expands_output(), workers=self.workers
+            self.config, self._weights, head=self.head, expand_output=self._expands_output(), workers=self._workers
         )
+
+    @property
+    def engine(self) -> str:
+        """The engine that was asked for; :meth:`plan` says what runs."""
+        return self._engine_name
+
+    @property
+    def workers(self) -> Workers:
+        """Who was to share the work of the fast engine."""
+        return self._workers
 
     def _expands_output(self) -> bool:
         """Whether the base model has its widening 1x1 convolution."""
@@ -129,6 +143,12 @@ class PreTrainedModel:
         """End the threads or processes of the fast engine and free its plans; the next call makes them again."""
         if self._engine is not None:
             self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -249,7 +269,7 @@ class PreTrainedModel:
         return values
 
     def plan(self, height: int | None = None, width: int | None = None) -> PlanReport:
-        """Say what runs when the model is called with a picture of a size, and why.
+        """Say what runs when the model is called with a picture of a size, and why; it is prepared if it is not yet.
 
         Parameters
         ----------
@@ -283,7 +303,7 @@ class PreTrainedModel:
 
     def _prepared(self, x: Array) -> Engine | None:
         """The fast engine if it can run these pixels."""
-        return None if not len(x) or self._why_readable(x.shape[2], x.shape[3]) else self._engine
+        return None if self._why_readable(x.shape[2], x.shape[3]) else self._engine
 
     def engine_taps(self, pixel_values: Array) -> dict[str, Array]:
         """Run the fast engine and return what its blocks put out, for :func:`npmobilevit.validation.check`.
@@ -302,13 +322,16 @@ class PreTrainedModel:
         Raises
         ------
         ConfigError
-            If the engine does not run such pixels; the message says why.
+            If the engine does not run this model; the message says why.
+        ShapeError
+            If it does not run pictures of this size, or `pixel_values` do not fit.
         """
         x = self.check_pixel_values(pixel_values)
         engine = self._prepared(x)
         if engine is None:
             reason = self._why_readable(x.shape[2], x.shape[3])
-            raise ConfigError(f"the fast engine does not run here: {reason}", "engine-not-in-use")
+            kind = ConfigError if self._engine is None else ShapeError
+            raise kind(f"the fast engine does not run here: {reason}", "engine-not-in-use")
         values = engine.run(x, taps=None)
         prefix = "" if self.head is None else "mobilevit."
         taps: dict[str, Array] = {"pixel_values": x}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar, Unpack, overload
+from typing import Any, Generic, Literal, NamedTuple, Self, TypeAlias, TypeVar, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,6 +117,12 @@ class Pipeline:
     def close(self) -> None:
         """End the threads or processes of the fast engine; the next call makes them again."""
         self.network.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def pixel_values(self, image: ImageSource, **options: Unpack[PictureOptions]) -> NDArray[np.float32]:
         """Prepare one picture for the network.
@@ -461,10 +467,11 @@ def load(
     precision : {"float32", "float64", "bitexact"}
         Arithmetic; see :class:`npmobilevit.models.PreTrainedModel`.
     engine : {"fast", "reference"}, optional
-        By default the fast one in "float32", else the readable network
-        (:class:`npmobilevit.models.PreTrainedModel` says more).
+        By default the fast one in "float32", else the readable network, which is the default of the classes of models:
+        they are for looking inside (:class:`npmobilevit.models.PreTrainedModel` says more).
     workers : {"threads", "processes"}
-        Who shares the work of the fast engine; see there. A pipeline with processes is ended by :meth:`Pipeline.close`.
+        Who shares the work of the fast engine; see there. Processes are ended by :meth:`Pipeline.close`, or when the
+        pipeline is left as a context.
     revision : str, optional
         Branch, tag or commit on the Hub.
     cache_dir : str or path, optional

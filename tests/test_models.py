@@ -931,7 +931,8 @@ def test_where_the_fast_engine_does_not_reach_the_readable_network_runs(case, he
     output, expected = (one(x, output_hidden_states=True).to_tuple() for one in (model, readable))
     assert all(np.array_equal(a, b) for a, b in zip(output[:-1], expected[:-1], strict=True))
     assert all(np.array_equal(a, b) for a, b in zip(output[-1], expected[-1], strict=True))
-    assert reason in refused(ConfigError, "engine-not-in-use", model.engine_taps, x)
+    kind = ShapeError if case in ("flat", "narrow") else ConfigError  # a matter of the picture, or of the model
+    assert reason in refused(kind, "engine-not-in-use", model.engine_taps, x)
     model.close()
 
 

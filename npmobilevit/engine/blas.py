@@ -43,24 +43,23 @@ class _SingleThread:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.users: list[int] = []  # the threads that ask for it
+        self.users: dict[object, int] = {}  # the threads that ask for it, each by a mark of its own
         self.before = 0
 
     @contextlib.contextmanager
     def held(self, control: ThreadControl) -> Iterator[None]:
-        user = threading.get_ident()
-        with self.lock:
-            if not self.users:
-                self.before = control.read()
-            self.users.append(user)  # before the number changes: at a fork, the users tell whether it has
-            control.set(1)
+        mark = object()
         try:
+            with self.lock:
+                if not self.users:
+                    self.before = control.read()
+                self.users[mark] = threading.get_ident()  # before the number changes: at a fork, the users tell of it
+                control.set(1)
             yield
         finally:
             with self.lock:
-                if len(self.users) == 1:
+                if self.users.pop(mark, None) is not None and not self.users:
                     control.set(self.before)
-                self.users.remove(user)
 
     def others(self, control: ThreadControl) -> int:
         """The number of threads outside of this."""
@@ -70,7 +69,7 @@ class _SingleThread:
     def forget_other_threads(self) -> None:
         """In a fork of the process, which has none but the thread that forked."""
         self.lock = threading.Lock()
-        users = [user for user in self.users if user == threading.get_ident()]
+        users = {mark: user for mark, user in self.users.items() if user == threading.get_ident()}
         control = thread_control()
         if control is not None and self.users and not users:
             control.set(self.before)
@@ -85,7 +84,7 @@ if hasattr(os, "register_at_fork"):
 def threads() -> int:
     """How many threads NumPy's products use, outside of :func:`single_thread`; 1 if that cannot be told."""
     control = thread_control()
-    return 1 if control is None else max(1, _SINGLE_THREAD.others(control))
+    return 1 if control is None else _SINGLE_THREAD.others(control)
 
 
 def single_thread() -> contextlib.AbstractContextManager[None]:

@@ -33,9 +33,15 @@ class Builder:
     def __init__(self, workers: int, exponential: Exponential, shared: Allocate) -> None:
         self.workers = workers
         self.exponential = exponential
-        self.allocate = Arena(shared).zeros
+        self._arena = Arena(shared)
+        self.allocate = self._arena.zeros
         self.stages: list[Stage] = []
         self._scratch = [Scratch(from_heap) for _ in range(workers)]
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory that the stages work in."""
+        return 4 * (self._arena.taken + sum(scratch.most for scratch in self._scratch))
 
     def array(self, *shape: int) -> Floats:
         """An array of zeros that stays."""
@@ -86,7 +92,7 @@ def stem(build: Builder, name: str, weights: Floats, pixels: Floats) -> FlatMap:
                 row = (3 * i + j) * channels
                 program.call(np.copyto, patches[row : row + channels], tap)
         y = program.scratch.take(len(weights), length)
-        kernels.product(program, weights, patches, y)
+        program.call(np.matmul, weights, patches, y)
         kernels.silu(program, y, build.exponential)
         program.call(np.copyto, out.data[:-1, start:stop], y)
         program.call(out.margins(first, last).fill, kernels.ZERO)
@@ -136,7 +142,7 @@ def inverted_residual(build: Builder, name: str, weights: InvertedResidual, x: F
         program.call(np.add, filtered[:-1], weights.bias, filtered[:-1])
         kernels.silu(program, filtered[:-1], build.exponential)
         y = out.data[:-1, start:stop]
-        kernels.product(program, weights.reduce, filtered, y)
+        program.call(np.matmul, weights.reduce, filtered, y)
         if weights.residual:
             program.call(np.add, y, x.data[:-1, start:stop], y)
         program.call(out.margins(first, last).fill, kernels.ZERO)
@@ -152,7 +158,7 @@ def _expand_and_filter(
     start, stop = x.span(first, last)
     reach = weights.dilation * (x.pitch + 1)
     wide = program.scratch.take(len(weights.expand), stop - start + 2 * reach)
-    kernels.product(program, weights.expand, x.data[:, start - reach : stop + reach], wide)
+    program.call(np.matmul, weights.expand, x.data[:, start - reach : stop + reach], wide)
     kernels.silu(program, wide, f)
     kernels.depthwise(program, wide, weights.taps, x.pitch, weights.dilation, out)
 
@@ -166,6 +172,6 @@ def _expand_and_filter_stride_2(
     """
     planes = phase_band(program, x.pixels_and_constant, first, last)
     wide = program.scratch.take(2, 2, len(weights.expand), planes.shape[-1])
-    kernels.product(program, weights.expand, planes, wide)
+    program.call(np.matmul, weights.expand, planes, wide)
     kernels.silu(program, wide, f)
     kernels.depthwise_stride_2(program, wide, weights.taps, -(-x.width // 2) + 1, out)

@@ -28,8 +28,8 @@ from npmobilevit.engine.folding import Floats
 from npmobilevit.engine.program import Stage, run
 
 BUFFER_VALUES = 256  # NumPy copies rows that do not lie side by side into buffers, and its default size costs a cache
-FREE_SPINS = 400  # times that a process looks for the others before it offers them its processor: a few microseconds
-BUSY = 0.02  # seconds that it does so before it looks whether they are alive, and sleeps in between
+FREE_SPINS = 400  # times that a process looks for the others before it offers them its processor: some 50 us
+BUSY = 0.02  # seconds that a worker does so before it looks whether they are alive, and sleeps in between
 PAUSE = 2e-4  # seconds that it sleeps then
 PATIENCE = 1.0  # seconds that a twin waits before it looks whether its process is alive
 START = 5.0  # seconds in which a twin has to come to life
@@ -115,6 +115,8 @@ class Threads:
             self._work(0)
         if self._failures:
             raise self._failures.pop(0)
+        if self._stopped:
+            raise WorkerLost("the crew was closed in the midst of its work")
 
     def close(self) -> None:
         """End the threads, each when it comes to the end of its stage."""
@@ -137,10 +139,11 @@ class Threads:
                 for stage in self._stages:
                     run(stage.programs[worker])
                     self._done[worker] += 1
+                    begun = time.monotonic()
                     while min(self._done) < self._done[worker]:
                         if self._stopped:
                             return
-                        time.sleep(0)  # lets the others have the interpreter
+                        time.sleep(0 if time.monotonic() - begun < BUSY else PAUSE)  # the others need the interpreter
         except BaseException as error:
             self._failures.append(error)
             self._stopped = True
@@ -160,7 +163,7 @@ def processes_are_missing() -> str | None:
 def shared_memory(size: int) -> Floats:
     """Memory that a process shares with those that it forks; the last one to let it go frees it."""
     try:
-        block = mmap.mmap(-1, max(4 * size, 1))
+        block = mmap.mmap(-1, 4 * size)
     except OSError as error:
         raise MemoryError(f"no {4 * size:,} bytes to share") from error
     return np.frombuffer(block, np.float32, size)
@@ -275,7 +278,11 @@ class Processes:
                 time.sleep(PAUSE)
 
     def _twin_has_ended(self) -> bool:
-        return any([has_ended(twin) for twin in self._twins])
+        """Whether one has, or the crew was closed."""
+        living = [twin for twin in self._twins if not has_ended(twin)]
+        is_lost = len(living) < len(self._twins) or not living
+        self._twins = living  # the number of one that is gone may be given to another process
+        return is_lost
 
     def _be_twin(self, worker: int, receiver: socket.socket) -> NoReturn:
         """Work until the process ends; touch nothing of it, raise nothing, clean up nothing.
@@ -296,8 +303,8 @@ class Processes:
         word.register(receiver, select.POLLIN)
 
         def is_left() -> bool:
-            """Whether the process has ended or closed the crew; in the midst of work, that is all it has to say."""
-            return os.getppid() != self._owner or bool(word.poll(0))
+            """Whether the process has ended or closed the crew."""
+            return os.getppid() != self._owner or bool(word.poll(0) and receiver.recv(1, socket.MSG_PEEK) == b"")
 
         while True:
             if word.poll(1000 * PATIENCE):
@@ -319,8 +326,9 @@ def has_ended(process: int) -> bool:
 @contextlib.contextmanager
 def signals_held() -> Iterator[None]:
     """No signal interrupts this thread; a process that it forks is not interrupted at all."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

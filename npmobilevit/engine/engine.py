@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -28,7 +29,8 @@ WORKERS: tuple[Workers, ...] = ("threads", "processes")
 
 MIN_SIZE = 32  # of height and width: below, maps are so small that a plan's margins outweigh them
 MOST_WORKERS = 4  # a stage of a transformer has four parts, one for each pixel of a patch
-KEPT_TEAMS = 3  # their plans hold some 30 to 300 MB each
+KEPT_BYTES = 256 << 20  # of plans that are kept for sizes that come again
+APART_PIXELS = 512 * 512  # of larger pictures of a batch, workers share each: a plan for each would take much memory
 
 
 def why_not(config: MobileViTConfig) -> str | None:
@@ -64,13 +66,36 @@ class Values(NamedTuple):
     logits: Floats | None
 
 
+class Workforce(NamedTuple):
+    """How many share the work, and what they are: "thread", "threads" or "processes"."""
+
+    number: int
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.number} {self.kind}"
+
+
+class Key(NamedTuple):
+    """What a team is made for."""
+
+    height: int
+    width: int
+    apart: bool  # one picture for each worker
+    asked: Workforce
+
+
 class Team(NamedTuple):
     """Plans and who runs them: one plan for all workers together, or one for each."""
 
     plans: tuple[Plan, ...]
     crew: Crew
-    asked: tuple[int, str]  # how many workers there were to be, and what
-    found: tuple[int, str]  # and what there are
+    found: Workforce
+
+    @property
+    def size(self) -> int:
+        """Bytes of the plans."""
+        return sum(plan.size for plan in self.plans)
 
 
 class Engine:
@@ -109,8 +134,9 @@ class Engine:
 
     def _begin(self) -> None:
         """Without plans and teams."""
-        self._lock = threading.Lock()
-        self._teams: OrderedDict[tuple[int, int, bool], Team] = OrderedDict()  # height, width, one picture each?
+        self._lock = threading.RLock()
+        self._at_work = False
+        self._teams: OrderedDict[Key, Team] = OrderedDict()  # the one that was used last at the end
         self._finalizer = weakref.finalize(self, _close_all, self._teams)
 
     def begin_anew(self) -> None:
@@ -120,20 +146,36 @@ class Engine:
         self._begin()
 
     def close(self) -> None:
-        """Give back memory, threads and processes; the next call prepares them again."""
+        """Give back memory, threads and processes; the next call prepares them again.
+
+        A call that this interrupts, as in the handler of a signal, begins anew.
+        """
         with self._lock:
             _close_all(self._teams)
+            self._network = None
+
+    @contextlib.contextmanager
+    def _working(self) -> Iterator[None]:
+        """One call at a time; a thread in the midst of one, in the handler of a signal, cannot wait for itself."""
+        with self._lock:
+            if self._at_work:
+                raise RuntimeError("the engine is in the midst of another call of this thread")
+            self._at_work = True
+            try:
+                yield
+            finally:
+                self._at_work = False
 
     @property
-    def workers(self) -> tuple[int, str]:
-        """How many share the work, and what they are: "thread", "threads" or "processes".
+    def workers(self) -> Workforce:
+        """Who is to share the work.
 
         No more than NumPy's products would use, whose number of threads a user or a scheduler may have limited.
         """
         count = min(MOST_WORKERS, blas.threads())
         if count == 1:
-            return 1, "thread"
-        return count, "threads" if processes_are_missing() else self._asked
+            return Workforce(1, "thread")
+        return Workforce(count, "threads" if processes_are_missing() else self._asked)
 
     def run(self, x: Floats, taps: Collection[str] | None = ()) -> Values:
         """One forward pass.
@@ -148,16 +190,23 @@ class Engine:
         Returns
         -------
         Values
+
+        Raises
+        ------
+        RuntimeError
+            If the handler of a signal calls in the midst of a call of the same thread.
         """
-        with self._lock:
+        with self._working():
             asked = self.workers
             try:
                 return self._run(x, taps, asked)
-            except WorkerLost:  # killed, for want of memory perhaps: nothing that was made is lost
-                return self._run(x, taps, (asked[0], "threads"))
+            except WorkerLost:  # killed, for want of memory perhaps, or closed: nothing that was made is lost
+                return self._run(x, taps, Workforce(asked.number, "threads"))
 
-    def _run(self, x: Floats, taps: Collection[str] | None, asked: tuple[int, str]) -> Values:
-        team = self._team((x.shape[2], x.shape[3], asked[0] > 1 and len(x) > 1), asked)
+    def _run(self, x: Floats, taps: Collection[str] | None, asked: Workforce) -> Values:
+        height, width = x.shape[2:]
+        apart = asked.number > 1 and len(x) > 1 and height * width <= APART_PIXELS
+        team = self._team(Key(height, width, apart, asked))
         found: list[Values] = []
         try:
             for start in range(0, len(x), len(team.plans)):
@@ -171,52 +220,51 @@ class Engine:
             raise
         return _stacked(found)
 
-    def _team(self, key: tuple[int, int, bool], asked: tuple[int, str]) -> Team:
+    def _team(self, key: Key) -> Team:
         """The team for a size, made if there is none; those that were not used for longest make room."""
-        team = self._teams.get(key)
-        if team is None or team.asked != asked:
-            if team is not None:
-                self._teams.pop(key).crew.close()
-            while len(self._teams) >= KEPT_TEAMS:
+        if key not in self._teams:
+            team = self._made(key, key.asked)
+            while self._teams and team.size + sum(kept.size for kept in self._teams.values()) > KEPT_BYTES:
                 self._teams.popitem(last=False)[1].crew.close()
-            team = self._teams[key] = self._made(key, asked, asked)
+            self._teams[key] = team
         self._teams.move_to_end(key)
-        return team
+        return self._teams[key]
 
-    def _made(self, key: tuple[int, int, bool], asked: tuple[int, str], found: tuple[int, str]) -> Team:
+    def _made(self, key: Key, found: Workforce) -> Team:
         if self._network is None:
             self._network = self._fold()
-        (height, width, apart), (count, kind) = key, found
-        memory = shared_memory if kind == "processes" else from_heap
-        shape = (self._channels, height, width)
+        memory = shared_memory if found.kind == "processes" else from_heap
+        shape = (self._channels, key.height, key.width)
         stages: tuple[Stage, ...]
-        if apart:
-            plans = tuple(make_plan(self._network, shape, 1, memory) for _ in range(count))
+        if key.apart:
+            plans = tuple(make_plan(self._network, shape, 1, memory) for _ in range(found.number))
             stages = (Stage("one picture each", tuple(_all_calls(plan) for plan in plans)),)
         else:
-            plans = (make_plan(self._network, shape, count, memory),)
+            plans = (make_plan(self._network, shape, found.number, memory),)
             stages = plans[0].stages
         try:
-            return Team(plans, _CREWS[kind](stages), asked, found)
+            return Team(plans, _CREWS[found.kind](stages), found)
         except WorkerLost:
-            return self._made(key, asked, (count, "threads") if kind == "processes" else (1, "thread"))
+            fewer = Workforce(found.number, "threads") if found.kind == "processes" else Workforce(1, "thread")
+            return self._made(key, fewer)
 
     def describe(self, height: int, width: int) -> PlanReport:
         """What is prepared for one picture of a size; it is prepared if it is not yet."""
-        with self._lock:
-            team = self._team((height, width, False), self.workers)
-        (plan,), (count, kind) = team.plans, team.found
+        with self._working():
+            asked = self.workers
+            team = self._team(Key(height, width, False, asked))
+        (plan,) = team.plans
         calls = sum(len(program) for stage in plan.stages for program in stage.programs)
-        reason = None if kind == self._asked else self._why_others(team)
-        return PlanReport("fast", None, (height, width), f"{count} {kind}", reason, len(plan.stages), calls)
+        reason = None if team.found.kind == self._asked else self._why_others(asked, team.found)
+        return PlanReport("fast", None, (height, width), str(team.found), reason, len(plan.stages), calls, plan.size)
 
-    def _why_others(self, team: Team) -> str | None:
+    def _why_others(self, asked: Workforce, found: Workforce) -> str | None:
         """Why those that share the work are not those that were asked for."""
-        if team.found != team.asked:
-            return f"no more {team.asked[1]} could be started"
+        if found != asked:
+            return f"no more {asked.kind} could be started"
         if blas.thread_control() is None:
             return "the number of threads of NumPy's products cannot be told"
-        return processes_are_missing() if team.asked[0] > 1 else "NumPy's products use one thread here"
+        return processes_are_missing() if asked.number > 1 else "NumPy's products use one thread here"
 
 
 _ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -250,6 +298,8 @@ class PlanReport:
         Parts of the plan that follow one another; the workers meet at the end of each.
     calls : int
         NumPy calls of one forward pass, of all workers.
+    size_in_bytes : int
+        Memory of the plan's arrays, beside that of the folded weights.
     """
 
     engine: str
@@ -259,13 +309,15 @@ class PlanReport:
     workers_reason: str | None = None
     stages: int = 0
     calls: int = 0
+    size_in_bytes: int = 0
 
     def __str__(self) -> str:
         size = f"{self.size[0]} x {self.size[1]} pixels"
         if self.engine == "reference":
             return f"{size}: the readable network, because {self.reason}"
         why = f" ({self.workers_reason})" if self.workers_reason else ""
-        return f"{size}: the fast engine, {self.workers}{why}, {self.calls} NumPy calls in {self.stages} stages"
+        plan = f"{self.calls} NumPy calls in {self.stages} stages on {self.size_in_bytes / 2**20:.0f} MiB"
+        return f"{size}: the fast engine, {self.workers}{why}, {plan}"
 
 
 _CREWS: Mapping[str, type[Alone] | type[Threads] | type[Processes]] = MappingProxyType(
@@ -293,6 +345,6 @@ def _stacked(found: Sequence[Values]) -> Values:
     )
 
 
-def _close_all(teams: MutableMapping[tuple[int, int, bool], Team]) -> None:
+def _close_all(teams: MutableMapping[Key, Team]) -> None:
     while teams:
         teams.popitem()[1].crew.close()

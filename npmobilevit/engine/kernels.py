@@ -19,8 +19,6 @@ from npmobilevit.engine.program import Program, pieces
 
 SILU_CHUNK = 65536  # values of which a temporary stays in the processor's cache
 KEYS, QUERIES = 256, 128  # whose scores are held at a time: they stay in the processor's cache
-SMALL_PRODUCT = 1_000_000  # multiplications up to which OpenBLAS does not copy the factors
-FEWEST_COLUMNS = 400  # of a part of a product that are worth a call
 FEW_TOKENS = 144  # up to which the scores of all heads are made at once
 
 ZERO, ONE = np.float32(0), np.float32(1)
@@ -41,21 +39,6 @@ def silu(program: Program, z: Floats, exponential: Exponential) -> None:
         program.call(exponential.function, chunk, term)
         program.call(np.add, term, ONE, term)
         program.call(np.divide, chunk, term, chunk)
-
-
-def product(program: Program, weight: Floats, x: Floats, out: Floats) -> None:
-    """``out = weight @ x``, of some columns at a time if `weight` is small: (M, K), (..., K, N) -> (..., M, N).
-
-    Before a product, OpenBLAS copies both factors into an order that suits it, unless the product is small. With few
-    channels that costs a fifth of the time.
-    """
-    most = SMALL_PRODUCT // weight.size
-    if most < FEWEST_COLUMNS:
-        program.call(np.matmul, weight, x, out)
-        return
-    for start, stop in pieces(x.shape[-1], most):
-        part = np.s_[..., start:stop]
-        program.call(np.matmul, weight, x[part], out[part])
 
 
 def relu(x: Floats) -> None:

@@ -40,6 +40,8 @@ class Plan(NamedTuple):
         The average over the pixels (M,).
     logits : Tap or None
         (labels,), or (labels, h, w) of a segmentation.
+    size : int
+        Bytes of its arrays.
     """
 
     pixels: Floats
@@ -47,6 +49,7 @@ class Plan(NamedTuple):
     taps: dict[str, Tap]
     pooled: Tap | None
     logits: Tap | None
+    size: int
 
 
 def make_plan(network: FoldedNetwork, shape: tuple[int, int, int], workers: int, shared: Allocate) -> Plan:
@@ -90,4 +93,4 @@ def make_plan(network: FoldedNetwork, shape: tuple[int, int, int], workers: int,
         logits = None if made.logits is None else Tap(made.logits, 1)
     elif network.head is not None:
         logits = Tap(heads.segmentation_head(build, network.head, x), 1)
-    return Plan(pixels, tuple(build.stages), taps, pooled, logits)
+    return Plan(pixels, tuple(build.stages), taps, pooled, logits, build.size)

@@ -30,12 +30,14 @@ class Arena:
         self._obtain = obtain
         self._piece = np.zeros(0, np.float32)
         self._used = 0
+        self.taken = 0  # values in all
 
     def empty(self, size: int) -> Floats:
         """An array of any content."""
         if self._used + size > self._piece.size:
             self._piece, self._used = self._obtain(max(size, PIECE)), 0
         start, self._used = self._used, self._used + size + gap(size)
+        self.taken += size
         return self._piece[start : start + size]
 
     def zeros(self, size: int) -> Floats:
@@ -71,6 +73,7 @@ class Scratch:
         self._allocate = allocate
         self._block = np.zeros(0, np.float32)
         self._used = 0
+        self.most = 0  # values at a time
 
     def take(self, *shape: int) -> Floats:
         """A contiguous array of any content, which lasts to the end of the frame."""
@@ -78,6 +81,7 @@ class Scratch:
         if self._used + size > self._block.size:  # views of a smaller block stay with the calls that hold them
             self._block, self._used = self._allocate(max(size, 2 * self._block.size, PIECE)), 0
         start, self._used = self._used, self._used + size + gap(size)
+        self.most = max(self.most, self._used)
         return self._block[start : start + size].reshape(shape)
 
     @contextlib.contextmanager

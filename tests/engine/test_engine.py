@@ -31,6 +31,7 @@ from leftovers import (
 from networks import pixels, tiny
 
 from npmobilevit.engine import blas, crews, engine, why_not, why_not_size
+from npmobilevit.engine import plan as plan_module
 from npmobilevit.engine.crews import WorkerLost
 
 MODES = ["threads", pytest.param("processes", marks=needs_processes)]
@@ -101,7 +102,7 @@ def test_any_batch_by_any_number_of_workers(workers, count, n, make_model, expec
 
 
 @modes
-def test_a_picture_has_the_same_bits_alone_in_a_batch_and_again(workers, make_model):
+def test_a_picture_has_the_same_bits_in_every_batch_and_the_same_answer_alone(workers, make_model):
     model, x = make_model(workers), picture(48, 32, 3)
     together = model(x).logits
     assert np.array_equal(model(x).logits, together)
@@ -195,22 +196,87 @@ def test_a_model_that_is_forgotten_gives_back_what_it_holds(workers):
 
 
 @modes
-def test_sizes_that_were_not_used_for_longest_make_room(workers, make_model):
-    model = make_model(workers)
-    widths = range(32, 32 + 2 * engine.KEPT_TEAMS)
-    one = None
+def test_sizes_that_were_not_used_for_longest_make_room(workers, make_model, monkeypatch):
+    model, kept = make_model(workers), 3
+    widths = range(32, 32 + 2 * kept)
+    model(picture(32, widths[-1]))
+    one = held()
+    largest = model.plan(32, widths[-1]).size_in_bytes
+    model.close()
+    monkeypatch.setattr(engine, "KEPT_BYTES", kept * largest)
     for width in widths:
-        before = weakref.ref(model._engine._teams[32, width - 1, False].plans[0].pixels) if width > 32 else None
         model(picture(32, width))
-        one = one or held()
-        assert before is None or before() is not None
-    assert [key[1] for key in model._engine._teams] == list(widths)[-engine.KEPT_TEAMS :]
-    assert eventually(lambda: len(children()) == engine.KEPT_TEAMS * len(one[0]))
-    assert eventually(lambda: workers_threads() == engine.KEPT_TEAMS * one[3])
-    assert shared_blocks() <= engine.KEPT_TEAMS * one[2]
-    model(picture(32, widths[-engine.KEPT_TEAMS]))  # used: now the others are older
-    model(picture(32, 99))
-    assert widths[-engine.KEPT_TEAMS] in [key[1] for key in model._engine._teams]
+    assert [key.width for key in model._engine._teams] == list(widths)[-kept:]
+    assert eventually(lambda: len(children()) == kept * len(one[0]))
+    assert eventually(lambda: workers_threads() == kept * one[3])
+    assert shared_blocks() <= kept * one[2]
+    model(picture(32, widths[-kept]))  # used: now the others are older
+    model(picture(32, 31 + kept))
+    assert widths[-kept] in [key.width for key in model._engine._teams]
+
+
+def test_a_plan_larger_than_all_that_is_kept_is_kept_alone(make_model, expected, monkeypatch):
+    model = make_model()
+    monkeypatch.setattr(engine, "KEPT_BYTES", 1)
+    for width in (32, 33):
+        assert_right(model(picture(32, width)).logits, expected(picture(32, width)))
+        assert [key.width for key in model._engine._teams] == [width]
+
+
+@modes
+def test_large_pictures_of_a_batch_are_shared_one_by_one(workers, make_model, expected, monkeypatch):
+    model, x = make_model(workers), picture(33, 47, 3)
+    monkeypatch.setattr(engine, "APART_PIXELS", 33 * 47 - 1)
+    assert_right(model(x).logits, expected(x))
+    assert [key.apart for key in model._engine._teams] == [False]
+
+
+@modes
+def test_a_limit_of_threads_makes_a_plan_of_its_own_and_no_more(workers, make_model, expected, monkeypatch):
+    model, made = make_model(workers), []
+    monkeypatch.setattr(engine, "make_plan", lambda *given: made.append(given[2]) or plan_module.make_plan(*given))
+    for count in (2, 1, 2, 1):
+        monkeypatch.setattr(blas, "threads", lambda count=count: count)
+        assert_right(model(picture()).logits, expected(picture()))
+    assert made == [2, 1]
+
+
+@modes
+def test_closed_in_the_midst_of_a_call(workers, make_model):
+    """As a handler of a signal, or the end of the program, may do: the call begins anew."""
+    model, x = make_model(workers), picture()
+    right = model(x).logits
+    plan = next(iter(model._engine._teams.values())).plans[0]
+    assert np.array_equal(model(x).logits, right)
+    stage = plan.stages[3]
+    closing = (model.close, ())
+    plans = model._engine._teams
+    key, team = next(iter(plans.items()))
+    interrupted = [*plan.stages]
+    interrupted[3] = stage._replace(programs=((closing, *stage.programs[0]), *stage.programs[1:]))
+    team.crew._stages = tuple(interrupted)
+    assert_right(model(x).logits, right)
+    assert key not in plans or plans[key] is not team
+
+
+def test_a_call_in_the_midst_of_another_of_the_same_thread_is_refused(make_model, expected):
+    model, x, refusals = make_model(), picture(), []
+    model(x)
+    team = next(iter(model._engine._teams.values()))
+
+    def again() -> None:
+        with pytest.raises(RuntimeError, match="in the midst of another call"):
+            model(x)
+        refusals.append(1)
+
+    first = team.plans[0].stages[0]
+    team.crew._stages = (
+        first._replace(programs=(((again, ()), *first.programs[0]), *first.programs[1:])),
+        *team.plans[0].stages[1:],
+    )
+    assert_right(model(x).logits, expected(x))
+    assert refusals == [1]
+    assert_right(model(x).logits, expected(x))
 
 
 @modes

@@ -67,16 +67,6 @@ def test_silu_of_values_whose_exponential_overflows(exponential):
     np.testing.assert_allclose(z / exponential.scale, [0, 0, 0, 0, 100, 1000, 1e30], rtol=1e-5, atol=1e-30)
 
 
-@pytest.mark.parametrize("length", [1, 399, 400, 5000, 20_001])
-@pytest.mark.parametrize("leading", [(), (2, 2)])
-def test_a_product_in_parts(leading, length):
-    weight, x, out = normal(5, 7), normal(*leading, 7, length), nans(*leading, 5, length)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels, "SMALL_PRODUCT", 35 * 600)
-        made(lambda program: kernels.product(program, weight, x, out))
-    assert_close(out, weight.astype(np.float64) @ x)
-
-
 def test_relu():
     x = np.array([-2, 0, 3], np.float32)
     kernels.relu(x)
