@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 from npmobilevit import ops
@@ -56,8 +55,6 @@ __all__ = [
     "segment",
 ]
 
-__version__ = _version("npmobilevit")
-
 # Modules that import more than NumPy and the standard library; they are imported at the first use of a name.
 _LAZY = {
     "MobileViTFeatureExtractor": "image_processing",
@@ -74,6 +71,10 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # a tenth of the time that importing the package takes
+
+        return version("npmobilevit")
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)

@@ -252,7 +252,9 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(tool, "MEASURED", tmp_path / "figures.json")
     monkeypatch.setattr(tool, "PICTURE", tmp_path / "picture.svg")
     monkeypatch.setattr(tool, "PAGE", tmp_path / "page.md")
-    tool.PAGE.write_text(f"before\n{tool.BEGIN}\nstale\n{tool.END}\nafter\n")
+    monkeypatch.setattr(tool, "README", tmp_path / "readme.md")
+    for page in (tool.PAGE, tool.README):
+        page.write_text(tool.MARKS.filled("before\n", "stale") + "\nafter\n")
     monkeypatch.setattr(tool, "surroundings", lambda: {"machine": {"processor": "this"}, "packages": {}})
     monkeypatch.setattr(tool, "perform", lambda part, folder: made_part(part, MILLISECONDS))
     monkeypatch.setattr(tool.os, "sched_getaffinity", lambda pid: {0, 1, 2}, raising=False)
@@ -275,6 +277,7 @@ def test_a_run_writes_figures_page_and_picture(place, monkeypatch, capsys):
     page = tool.PAGE.read_text()
     assert re.fullmatch(r"before\n.*## Standing.*\nafter\n", page, re.DOTALL)
     assert "stale" not in page
+    assert tables.summary(made()) in tool.README.read_text()
     ElementTree.parse(tool.PICTURE)
     assert capsys.readouterr().out.endswith(tables.standing(made()) + "\n")
     tool.PICTURE.unlink()
@@ -372,9 +375,10 @@ def test_cases_have_names_of_their_own_and_known_contestants():
 
 def test_the_tables_and_the_picture_are_those_of_the_figures():
     results = json.loads(tool.MEASURED.read_text(encoding="utf-8"))
-    page = tool.PAGE.read_text(encoding="utf-8")
-    assert tool.with_tables(page, results) == page, "run tools/benchmark.py --write-only"
-    assert tool.with_tables(page, made()) != page
+    for path, tables_of in ((tool.PAGE, tables.sections), (tool.README, tables.summary)):
+        page = path.read_text(encoding="utf-8")
+        assert tool.MARKS.filled(page, tables_of(results)) == page, "run tools/benchmark.py --write-only"
+        assert tool.MARKS.filled(page, tables_of(made())) != page
     assert picture.svg(results) == tool.PICTURE.read_text(encoding="utf-8"), "run tools/benchmark.py --write-only"
 
 

@@ -186,7 +186,7 @@ def test_a_row_of_the_engine_is_of_the_workers_that_it_names(monkeypatch):
 
 def test_rows_are_put_among_those_that_were_recorded(tmp_path, monkeypatch):
     page, figures = tmp_path / "page.md", tmp_path / "figures.json"
-    page.write_text(f"before{tool.BEGIN}\n{tool.END}after")
+    page.write_text(tool.MARKS.filled("before", "stale") + "after")
     monkeypatch.setattr(tool, "PAGE", page)
     rows = json.loads(MEASURED.read_text(encoding="utf-8"))["backends"]
     tool.write(figures, rows[3:] + rows[:2])
@@ -194,7 +194,7 @@ def test_rows_are_put_among_those_that_were_recorded(tmp_path, monkeypatch):
     tool.write(figures, [rows[2], changed])
     expected = [*rows[:4], changed, *rows[5:]]
     assert json.loads(figures.read_text(encoding="utf-8")) == {"backends": expected}
-    assert page.read_text() == f"before{tool.BEGIN}\n{tool.table(expected)}\n{tool.END}after"
+    assert page.read_text() == tool.MARKS.filled("before", tool.table(expected)) + "after"
 
 
 def test_rows_of_some_jobs_are_not_written(tmp_path, monkeypatch, capsys):
@@ -223,8 +223,8 @@ def test_backends_of_the_catalogue_are_whole():
 def test_the_table_of_the_page_is_the_one_of_the_figures():
     rows = json.loads(MEASURED.read_text(encoding="utf-8"))["backends"]
     page = tool.PAGE.read_text(encoding="utf-8")
-    assert tool.with_table(page, rows) == page, "run tools/judge_backends.py --output"
-    assert tool.with_table(page, rows[1:]) != page
+    assert tool.MARKS.filled(page, tool.table(rows)) == page, "run tools/judge_backends.py --output"
+    assert tool.MARKS.filled(page, tool.table(rows[1:])) != page
 
 
 def test_documents_say_what_the_figures_are():

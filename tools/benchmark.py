@@ -26,6 +26,7 @@ from pathlib import Path
 
 from benchmarks import cold_start, contest, install_size, material, picture, tables
 from benchmarks.cases import CASES, COLD_STARTS, CONTESTANTS, PARTS, Case
+from marks import Marks
 from resumable import Json
 
 from npmobilevit.cli.machine import describe_machine
@@ -35,8 +36,9 @@ from npmobilevit.files import write_atomically
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ROOT / "reference" / "measured" / "benchmark.json"
 PAGE = ROOT / "reference" / "performance.md"
+README = ROOT / "README.md"
 PICTURE = ROOT / "reference" / "images" / "performance.svg"
-BEGIN, END = "<!-- the tables of tools/benchmark.py -->", "<!-- end of the tables -->"
+MARKS = Marks("<!-- the tables of tools/benchmark.py -->", "<!-- end of the tables -->")  # of both pages
 
 PACKAGES = ("torch", "transformers", "onnx", "onnxruntime", "numpy", "pillow", "safetensors", "huggingface_hub")
 CORES = 2
@@ -136,17 +138,11 @@ def write_figures(results: Json) -> None:
     write_atomically(MEASURED, f"{{\n{body}\n}}\n".encode())
 
 
-def with_tables(page: str, results: Json) -> str:
-    """The page with these tables in the place of those that it has."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{tables.sections(results)}\n\n{END}{after}"
-
-
 def write_documents() -> Json:
-    """Write the page and the picture of the figures, and return these."""
+    """Write the pages and the picture of the figures, and return these."""
     results: Json = json.loads(MEASURED.read_text(encoding="utf-8"))
-    write_atomically(PAGE, with_tables(PAGE.read_text(encoding="utf-8"), results).encode())
+    for page, made in ((PAGE, tables.sections(results)), (README, tables.summary(results))):
+        write_atomically(page, MARKS.filled(page.read_text(encoding="utf-8"), made).encode())
     write_atomically(PICTURE, picture.svg(results).encode())
     return results
 

@@ -35,6 +35,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from backends.catalogue import BACKENDS, ENVIRONMENTS, Backend, Export
+from marks import Marks
 from numpy.typing import NDArray
 from resumable import Json, perform_all, read_state
 from safetensors import safe_open
@@ -50,7 +51,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RUNNERS = ROOT / "tools" / "backends"
 IMAGES = ROOT / "reference" / "images"
 PAGE = ROOT / "reference" / "backends.md"
-BEGIN, END = "<!-- the table of tools/judge_backends.py -->", "<!-- end of the table -->"
+MARKS = Marks("<!-- the table of tools/judge_backends.py -->", "<!-- end of the table -->")
 
 CHECKPOINTS = {"cifar10-xx-small": "classification", "camvid-deeplabv3-xx-small": "segmentation"}
 SMALLEST = (75, 101)
@@ -313,20 +314,13 @@ def table(rows: list[Json]) -> str:
     return "\n".join(lines)
 
 
-def with_table(page: str, rows: list[Json]) -> str:
-    """The page with this table in the place of the one that it has."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table(rows)}\n{END}{after}"
-
-
 def write(path: Path, rows: list[Json]) -> None:
     """Write these rows in the place of those of the same backends; the others stay as they were recorded."""
     recorded = json.loads(path.read_text(encoding="utf-8"))["backends"] if path.exists() else []
     found = {row["backend"]: row for row in (*recorded, *rows)}
     merged = [found[name] for name in ALL if name in found]
     path.write_text(json.dumps({"backends": merged}, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), merged), encoding="utf-8")
+    PAGE.write_text(MARKS.filled(PAGE.read_text(encoding="utf-8"), table(merged)), encoding="utf-8")
 
 
 def torn_backends(planned: list[Job]) -> list[str]:

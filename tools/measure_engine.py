@@ -28,7 +28,6 @@ from typing import Any, NamedTuple, TypeAlias
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ROOT / "reference" / "measured" / "engine.json"
 PAGE = ROOT / "reference" / "performance.md"
-BEGIN, END = "<!-- the tables of tools/measure_engine.py -->", "<!-- end of those -->"
 
 ROUNDS = 10
 NAMES = {"weighted_sum": "einsum: depthwise", "_sum_of_squares": "einsum: norms", "attend": "attention"}
@@ -39,6 +38,7 @@ if __name__ == "__main__" and os.environ.get("OPENBLAS_NUM_THREADS") != "1":  # 
 import numpy as np  # noqa: E402
 from benchmarks.cases import NETWORKS, SEGMENTER  # noqa: E402
 from benchmarks.tables import markdown  # noqa: E402
+from marks import Marks  # noqa: E402
 from resumable import Json  # noqa: E402
 from seeded import random_weights  # noqa: E402
 
@@ -50,6 +50,8 @@ from npmobilevit.engine.folded import FoldedNetwork, fold  # noqa: E402
 from npmobilevit.engine.plan import Plan, make_plan  # noqa: E402
 from npmobilevit.engine.program import from_heap  # noqa: E402
 from npmobilevit.files import write_atomically  # noqa: E402
+
+MARKS = Marks("<!-- the tables of tools/measure_engine.py -->", "<!-- end of those -->")
 
 Times: TypeAlias = dict[tuple[int, int, int], float]  # stage, worker, number of the call: seconds
 
@@ -218,13 +220,6 @@ def percent(share: float) -> str:
     return f"{share:.0%}"
 
 
-def with_tables(page: str, results: Json) -> str:
-    """The page with these tables in the place of those that it has."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{tables(results)}\n\n{END}{after}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="keep the figures and their tables")
@@ -236,7 +231,7 @@ def main() -> None:
     print(tables(results))
     if arguments.write:
         write_atomically(MEASURED, (json.dumps(results, indent=1) + "\n").encode())
-        write_atomically(PAGE, with_tables(PAGE.read_text(encoding="utf-8"), results).encode())
+        write_atomically(PAGE, MARKS.filled(PAGE.read_text(encoding="utf-8"), tables(results)).encode())
 
 
 if __name__ == "__main__":

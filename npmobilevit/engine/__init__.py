@@ -1,9 +1,9 @@
 """The fast engine: the network as a prepared plan of NumPy calls, to be read bottom-up.
 
 :mod:`folding` states the identities that move work into the weights, and :mod:`folded` applies them to a network.
-:mod:`layout` says how maps lie in memory, :mod:`kernels` computes one operation each, :mod:`blocks` and :mod:`plan` put
-them together for one size. :mod:`crews` runs a plan in one thread, several, or several processes, and :mod:`engine`
-keeps plans and crews.
+:mod:`layout` says how maps lie in memory, :mod:`kernels` adds one operation each to a :mod:`program`, and
+:mod:`blocks`, :mod:`mobilevit`, :mod:`heads` and :mod:`plan` put them together for one size. :mod:`crews` runs a plan in
+one thread, several, or several processes, and :mod:`engine` keeps plans and crews.
 
 It is no reference: the readable network makes every golden value, and the suite that judges foreign backends judges
 this one, too.

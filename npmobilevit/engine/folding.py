@@ -156,10 +156,13 @@ WINOGRAD_G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 
 def winograd(weight: Doubles) -> Floats:
     """The kernels (M, K, 3, 3) of a convolution as 16 matrices (16, M, K): ``G g G^T``, coefficient by coefficient."""
-    transformed = np.empty((4, 4, *weight.shape[:2]), np.float32)
-    for m, kernels in enumerate(weight):  # one output channel at a time, for little memory: (K, 3, 3)
-        transformed[:, :, m] = (WINOGRAD_G @ kernels @ WINOGRAD_G.T).transpose(1, 2, 0)
-    return transformed.reshape(16, *weight.shape[:2])
+    outputs, inputs = weight.shape[:2]
+    both = np.kron(WINOGRAD_G, WINOGRAD_G)  # (16, 9): of a kernel as a row, G g G^T as a row
+    transformed = np.empty((16, outputs, inputs), np.float32)
+    for start in range(0, outputs, 32):  # some output channels at a time, for little memory
+        kernels = weight[start : start + 32].reshape(-1, 9)
+        transformed[:, start : start + 32] = (both @ kernels.T).reshape(16, -1, inputs)
+    return transformed
 
 
 def _along_outputs(factor: Doubles, weight: Doubles) -> Doubles:

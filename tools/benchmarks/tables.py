@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 
 from benchmarks.bars import standings, times
-from benchmarks.cases import CASES, COLD_STARTS, CONTESTANTS, INSTALL_SIZE
+from benchmarks.cases import CASES, COLD_STARTS, CONTESTANTS, INSTALL_SIZE, NETWORKS, SEGMENTER
 from benchmarks.cold_start import SIZE
 from resumable import Json
 
@@ -42,6 +42,18 @@ def measurements(parts: Json) -> Iterator[str]:
     if INSTALL_SIZE in parts:
         yield "## Size of an installation"
         yield installations(parts[INSTALL_SIZE])
+
+
+def summary(results: Json) -> str:
+    """The medians that a reader of the README asks for first."""
+    cases = {name: times(results["parts"], f"{name}/{512 if name == SEGMENTER else 256}") for name in NETWORKS}
+    pairs = [(mine, other) for other in ("eager-2", "ort-2") for mine in ("engine-processes", "engine-threads")]
+    rows = []
+    for mine, other in [*pairs, ("readable", "eager-2")]:
+        ratios = (paired(case[mine], case[other]).median for case in cases.values())
+        rows.append((f"{CONTESTANTS[mine].title} / {CONTESTANTS[other].title}", *(f"{ratio:.2f}" for ratio in ratios)))
+    sizes = {name: "512 x 512" if name == SEGMENTER else "256 x 256" for name in NETWORKS}
+    return markdown(("time over time", *(f"{name}, {size}" for name, size in sizes.items())), rows)
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
