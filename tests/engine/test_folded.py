@@ -5,7 +5,6 @@ import pytest
 from networks import RecordingWeights, tiny
 from seeded import random_weights
 
-from npmobilevit.config import expected_parameters
 from npmobilevit.engine.folded import Classifier, FoldedNetwork, SegmentationHead, fold
 
 # head, whether a base model widens its output, and what stands on top
@@ -38,7 +37,7 @@ def test_every_parameter_is_read(head, expand_output, kind):
     config = tiny()
     weights = RecordingWeights(random_weights(config, head, expand_output=expand_output, dtype=np.float32))
     network = fold(config, weights, head, expand_output=expand_output)
-    assert set(weights.read) == set(expected_parameters(config, head=head, expand_output=expand_output))
+    assert set(weights) <= set(weights.read)
     assert type(network.head) is kind
 
 
