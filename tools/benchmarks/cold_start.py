@@ -44,8 +44,10 @@ print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 def start(name: str, checkpoint: Path, picture: Path) -> tuple[float, float, str]:
     """Seconds, peak memory in MiB and label of one process."""
     command = [sys.executable, "-c", PROGRAMS[name] + MEMORY, str(checkpoint), str(picture)]
+    surroundings = environment(None)
+    surroundings.pop("PYTHONDONTWRITEBYTECODE", None)  # what pip installs is compiled, and so is ours after one start
     begin = time.perf_counter()
-    done = subprocess.run(command, env=environment(None), stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, env=surroundings, stdout=subprocess.PIPE, text=True, check=True)
     seconds = time.perf_counter() - begin
     label, memory = done.stdout.split()
     return seconds, int(memory) / 1024, label
