@@ -234,14 +234,15 @@ class Processes:
         self._go, self._twins = [], []
 
     def _add_twin(self, worker: int) -> None:
-        sender, receiver = socket.socketpair()
-        self._go.append(sender)
         ignore_warnings_of_threads()
-        with receiver, signals_held():
-            twin = os.fork()
-            if twin == 0:
-                self._be_twin(worker, receiver)
-            self._twins.append(twin)
+        with signals_held():
+            sender, receiver = socket.socketpair()
+            self._go.append(sender)
+            with receiver:
+                twin = os.fork()
+                if twin == 0:
+                    self._be_twin(worker, receiver)
+                self._twins.append(twin)
 
     def _await_twins(self) -> None:
         """Wait until all have come to life. One that does not has inherited a lock that nobody will open."""
