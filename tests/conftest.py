@@ -1,12 +1,17 @@
 """Fixtures that several files share, and a Hub that no test reaches by mistake."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
 # huggingface_hub reads both when it is imported: no test asks the real Hub or sees its user's cache.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="npmobilevit-tests-")
+
+# A shell lets what it starts in the background ignore Ctrl-C, and that is inherited. Tests send it, to programs also.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import networks
 import pytest

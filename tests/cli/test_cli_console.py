@@ -298,9 +298,7 @@ def test_messages_that_cannot_be_written_change_nothing(picture, classifier_fold
 def test_ctrl_c_ends_a_batch(tmp_path, picture, model):
     (tmp_path / "list.txt").write_text(f"{picture}\n" * 100_000)
     command = [sys.executable, "-m", "npmobilevit", "predict", f"@{tmp_path}/list.txt", "--jsonl", *model]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    # a shell lets what it starts in the background ignore the signal, and that is inherited
-    with subprocess.Popen(command, **pipes, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as child:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         first = child.stdout.readline()  # a result is there while the rest are to come
         child.send_signal(signal.SIGINT)
         out, err = child.communicate(timeout=60)

@@ -131,9 +131,7 @@ def test_ctrl_c_ends_all_processes(pictures, models):
     Path("list.txt").write_text("a.png\n" * 100_000)
     command = [sys.executable, "-m", "npmobilevit", "predict", "@list.txt", "--jsonl", *PROCESSES, *models["predict"]]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(
-        command, **pipes, start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    ) as child:
+    with subprocess.Popen(command, **pipes, start_new_session=True) as child:
         first = child.stdout.readline()
         os.killpg(child.pid, signal.SIGINT)
         out, err = child.communicate(timeout=60)
