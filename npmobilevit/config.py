@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack
 
 from npmobilevit.errors import ConfigError
@@ -20,6 +21,10 @@ PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_class
 OUTPUT_STRIDES = (8, 16, 32)
 TRANSFORMER_DEPTHS = (2, 4, 3)  # of encoder layers 2, 3 and 4: fixed, not configurable (spec of HF MobileViTEncoder)
 MOBILENET_DEPTHS = (1, 3)  # inverted residuals of encoder layers 0 and 1
+# Of the downsampling blocks of encoder layers 2, 3 and 4, by output stride. Where a smaller one asks for a larger map,
+# a stride is dropped, and the layer after a dropped stride dilates its depthwise convolution in its place.
+DOWNSAMPLING_STRIDES = MappingProxyType({32: (2, 2, 2), 16: (2, 2, 1), 8: (2, 1, 1)})
+DOWNSAMPLING_DILATIONS = MappingProxyType({32: (1, 1, 1), 16: (1, 1, 1), 8: (1, 1, 2)})
 
 # The keys of ops.ACTIVATIONS; a test holds the two lists together, so that the config needs no arithmetic.
 HIDDEN_ACTS = (

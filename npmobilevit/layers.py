@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from npmobilevit.config import TRANSFORMER_DEPTHS, MobileViTConfig
+from npmobilevit.config import DOWNSAMPLING_DILATIONS, DOWNSAMPLING_STRIDES, TRANSFORMER_DEPTHS, MobileViTConfig
 from npmobilevit.ops.arrays import Array
 from npmobilevit.scope import Scope, block
 
@@ -173,8 +173,8 @@ def encoder(s: Scope, x: Array, config: MobileViTConfig) -> tuple[Array, ...]:
     hidden_states = [x]
     x = mobilenet_layer(s.at("layer.1"), x, depth=3, stride=2, activation=activation)
     hidden_states.append(x)
-    strides = {32: (2, 2, 2), 16: (2, 2, 1), 8: (2, 1, 1)}[config.output_stride]
-    dilations = {32: (1, 1, 1), 16: (1, 1, 1), 8: (1, 1, 2)}[config.output_stride]
+    strides = DOWNSAMPLING_STRIDES[config.output_stride]
+    dilations = DOWNSAMPLING_DILATIONS[config.output_stride]
     for i, (depth, stride, dilation) in enumerate(zip(TRANSFORMER_DEPTHS, strides, dilations, strict=True), start=2):
         x = mobilevit_block(s.at(f"layer.{i}"), x, config, depth=depth, stride=stride, dilation=dilation)
         hidden_states.append(x)

@@ -504,8 +504,9 @@ class MobileViTModel(PreTrainedModel):
             features = self.forward(self.scope(), x)
         else:
             last = "conv_1x1_exp" if self.expand_output else HIDDEN_STATES[-1]
-            values = engine.run(x, {last, *HIDDEN_STATES})
-            features = network.Features(values.taps[last], values.pooled, tuple(values.taps[n] for n in HIDDEN_STATES))
+            wanted = HIDDEN_STATES if output_hidden_states else ()
+            values = engine.run(x, {last, *wanted})
+            features = network.Features(values.taps[last], values.pooled, tuple(values.taps[n] for n in wanted))
         output = BaseModelOutputWithPoolingAndNoAttention(
             last_hidden_state=features.last_hidden_state,
             pooler_output=features.pooled,

@@ -11,19 +11,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from benchmarks import cases
 from seeded import random_weights
 
 from npmobilevit import models
 from npmobilevit.config import MobileViTConfig, expected_parameters
 
 VARIANTS: Mapping[str, dict[str, Any]] = {
-    "xxs": {
-        "hidden_sizes": [64, 80, 96],
-        "neck_hidden_sizes": [16, 16, 24, 48, 64, 80, 320],
-        "expand_ratio": 2.0,
-    },
-    "xs": {"hidden_sizes": [96, 120, 144], "neck_hidden_sizes": [16, 32, 48, 64, 80, 96, 384]},
-    "s": {},  # the defaults
+    "xxs": cases.VARIANTS["xx-small"],
+    "xs": cases.VARIANTS["x-small"],
+    "s": cases.VARIANTS["small"],  # the defaults
 }
 
 # No two widths that meet are equal, so that a mix-up of axes or of layers shows as a wrong shape.

@@ -51,7 +51,7 @@ def run_predict(options: argparse.Namespace) -> int:
     inputs = _inputs(options)
     if options.output is not None:
         targets.check_file(options.output, options.existing, targets.file_ids(inputs))
-    with closing(load_model(options.model, "classification", workers=options.workers)) as pipeline:
+    with load_model(options.model, "classification", workers=options.workers) as pipeline:
         return _predict(pipeline, inputs, reading, options)
 
 
@@ -85,7 +85,7 @@ def run_segment(options: argparse.Namespace) -> int:
     jobs = targets.plan(inputs, wanted, existing=options.existing)
     if done := len(inputs.pictures) - len(jobs):
         say("note", f"left out {done} picture{'s' * (done > 1)} whose files exist already")
-    with closing(load_model(options.model, "segmentation", workers=options.workers)) as pipeline:
+    with load_model(options.model, "segmentation", workers=options.workers) as pipeline:
         return _segment(pipeline, jobs, reading, options)
 
 

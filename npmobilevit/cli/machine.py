@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import ctypes
 import os
 import platform
 import re
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from npmobilevit.engine.blas import DECORATIONS
+from npmobilevit.engine.blas import openblas_function
 
 CPUINFO = Path("/proc/cpuinfo")
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -67,16 +67,8 @@ def blas() -> str:
 
 def openblas_kernels() -> str | None:
     """Name of the kernels that the OpenBLAS of NumPy chose; None if it is another library, or it does not say."""
-    import ctypes
-
-    try:
-        core = importlib.import_module("numpy._core._multiarray_umath")
-        library = ctypes.CDLL(core.__file__)  # loaded already: names are also looked up in what it was linked to
-    except (ImportError, OSError):
+    function = openblas_function("get_corename")
+    if function is None:
         return None
-    for prefix, suffix in DECORATIONS:
-        function = getattr(library, f"{prefix}openblas_get_corename{suffix}", None)
-        if function is not None:
-            function.restype = ctypes.c_char_p
-            return str(function().decode())
-    return None
+    function.restype = ctypes.c_char_p
+    return str(function().decode())

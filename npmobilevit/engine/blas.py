@@ -9,10 +9,24 @@ import importlib
 import os
 import threading
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # Names that builds of OpenBLAS give its functions: those in NumPy's wheels, and those of systems.
 DECORATIONS = (("scipy_", "64_"), ("scipy_", ""), ("", "64_"), ("", ""))
+
+
+def openblas_function(name: str) -> Any:
+    """A C function of the OpenBLAS that NumPy has loaded, such as "get_num_threads"; None if there is none.
+
+    Results are ints unless its ``restype`` is set.
+    """
+    try:
+        core = importlib.import_module("numpy._core._multiarray_umath")
+        library = ctypes.CDLL(core.__file__)  # loaded already: names are also looked up in what it was linked to
+    except (ImportError, OSError):
+        return None
+    names = (f"{prefix}openblas_{name}{suffix}" for prefix, suffix in DECORATIONS)
+    return next((getattr(library, found) for found in names if hasattr(library, found)), None)
 
 
 class ThreadControl(NamedTuple):
@@ -24,18 +38,9 @@ class ThreadControl(NamedTuple):
 
 @functools.cache
 def thread_control() -> ThreadControl | None:
-    """Find the functions in the library that NumPy has loaded; None if it has none of OpenBLAS."""
-    try:
-        core = importlib.import_module("numpy._core._multiarray_umath")
-        library = ctypes.CDLL(core.__file__)  # loaded already: names are also looked up in what it was linked to
-    except (ImportError, OSError):
-        return None
-    for prefix, suffix in DECORATIONS:
-        read = getattr(library, f"{prefix}openblas_get_num_threads{suffix}", None)
-        write = getattr(library, f"{prefix}openblas_set_num_threads{suffix}", None)
-        if read is not None and write is not None:
-            return ThreadControl(read, write)
-    return None
+    """The functions of the library that NumPy has loaded; None if it has none of OpenBLAS."""
+    read, write = openblas_function("get_num_threads"), openblas_function("set_num_threads")
+    return None if read is None or write is None else ThreadControl(read, write)
 
 
 class _SingleThread:

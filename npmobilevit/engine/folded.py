@@ -11,7 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npmobilevit.config import MOBILENET_DEPTHS, TRANSFORMER_DEPTHS, Head, MobileViTConfig
+from npmobilevit.config import (
+    DOWNSAMPLING_DILATIONS,
+    DOWNSAMPLING_STRIDES,
+    MOBILENET_DEPTHS,
+    TRANSFORMER_DEPTHS,
+    Head,
+    MobileViTConfig,
+)
 from npmobilevit.engine import folding
 from npmobilevit.engine.folding import Affine, Exponential, Floats, Weights
 
@@ -142,8 +149,8 @@ class _Folding:
                 scale = blocks[-1].scale
             mobilenet.append(tuple(blocks))
         mobilevit = []
-        strides = {32: (2, 2, 2), 16: (2, 2, 1), 8: (2, 1, 1)}[self.config.output_stride]
-        dilations = {32: (1, 1, 1), 16: (1, 1, 1), 8: (1, 1, 2)}[self.config.output_stride]
+        strides = DOWNSAMPLING_STRIDES[self.config.output_stride]
+        dilations = DOWNSAMPLING_DILATIONS[self.config.output_stride]
         for i, (depth, stride, dilation) in enumerate(zip(TRANSFORMER_DEPTHS, strides, dilations, strict=True)):
             name = f"encoder.layer.{i + 2}"
             downsampling = self.inverted_residual(f"{name}.downsampling_layer", scale, stride, dilation)

@@ -7,11 +7,10 @@ are those at the beginning of row y + 1, so one column of zeros serves both side
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from npmobilevit.engine.folding import Floats
+from npmobilevit.engine.program import Allocate
 
 
 class FlatMap:
@@ -36,7 +35,7 @@ class FlatMap:
         P.
     """
 
-    def __init__(self, channels: int, height: int, width: int, pad: int, allocate: Callable[[int], Floats]) -> None:
+    def __init__(self, channels: int, height: int, width: int, pad: int, allocate: Allocate) -> None:
         self.channels, self.height, self.width, self.pad = channels, height, width, pad
         self.pitch = width + pad
         length = (height + 2 * pad) * self.pitch + pad
@@ -88,7 +87,7 @@ class PhasePlanes:
         h and w: half the height and width of the map, rounded up.
     """
 
-    def __init__(self, channels: int, height: int, width: int, allocate: Callable[[int], Floats]) -> None:
+    def __init__(self, channels: int, height: int, width: int, allocate: Allocate) -> None:
         self.height, self.width = height, width
         self.rows, self.columns = -(-height // 2), -(-width // 2)
         self.pitch = self.columns + 1
