@@ -4,13 +4,14 @@ import re
 import shlex
 from pathlib import Path
 
+import printed
 import pytest
 
 from npmobilevit import cli
 
 ROOT = Path(__file__).parents[1]
 
-DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "reference").glob("*.md")])
+DOCUMENTS = sorted([ROOT / "README.md", ROOT / "reference" / "guide" / "README.md", *(ROOT / "reference").glob("*.md")])
 ELSEWHERE = ("import torch", "from distributed import")  # Python with these is run by tests/framework
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -37,12 +38,8 @@ def in_the_root(monkeypatch, clean_environment):
 
 
 @pytest.mark.parametrize("code", list(python_blocks()))
-def test_python_of_a_document_runs_and_prints_what_its_comments_say(code, capsys):
-    """A comment ``# -> text`` behind a print is its output."""
-    exec(compile(code, "document", "exec"), {"__name__": "document"})
-    said = re.findall(r"^print\(.*?# -> (.*)$", code, re.MULTILINE)
-    printed = capsys.readouterr().out.splitlines()
-    assert printed[: len(said)] == said if said else True
+def test_python_of_a_document_runs_and_prints_what_its_comments_say(code):
+    assert printed.differences(code) == []
 
 
 def test_the_two_blocks_come_first_and_hold_what_ci_runs():
@@ -70,7 +67,7 @@ def test_commands_print_what_the_readme_shows(capsys):
     assert shown >= 1
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_relative_links_and_named_files_exist(path):
     text = path.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#:]+)\)", text):

@@ -35,13 +35,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "image_processing": ("label_maps", "images"),
     "checkpoints": ("config", "files"),
     "engine": ("network",),
+    "cost": ("network",),
     "models": ("network", "arithmetic", "outputs", "checkpoints", "image_processing", "engine"),
     "visual": ("models",),
     "results": ("visual",),
     "pipeline": ("models", "results"),
     "distributed": ("pipeline",),
     "validation": ("pipeline",),
-    "__init__": ("validation",),  # the public names; that it loads little is tested below
+    "explanation": ("pipeline", "cost"),
+    "fixed_point": ("validation",),
+    "__init__": ("validation", "explanation", "fixed_point"),  # the public names; that it loads little is tested below
     "cli": ("__init__",),
     "__main__": ("cli",),
     "pytest_plugin": (),  # standard library only, at import
@@ -56,7 +59,7 @@ LATE = {
 
 FOREIGN = {
     "numpy": None,  # anywhere
-    "PIL": {"images", "image_processing", "visual", "results", "pipeline", "validation", "cli"},
+    "PIL": {"images", "image_processing", "visual", "results", "pipeline", "explanation", "validation", "cli"},
     "safetensors": {"checkpoints"},
     "huggingface_hub": {"checkpoints"},
     "pytest": {"pytest_plugin"},
