@@ -10,10 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from npmobilevit.visual import notebook, overlay, palettes
+from npmobilevit.images import to_rgb
+from npmobilevit.visual import drawing, notebook, overlay, palettes
+from npmobilevit.visual.lettering import shown_text
 
 BAR_WIDTH = 30
 LABEL_WIDTH = 60  # of longer names the end is left out
+PLOT_PIXELS = 240  # a smaller picture is enlarged to about that when it is plotted
 VIEW_PIXELS = 480  # the longest side of a picture in a notebook
 UNKNOWN = (224, 224, 192)  # PASCAL VOC's colour for no class
 UNTINTED = "background"  # the class of this name is what is not marked
@@ -39,7 +42,7 @@ class Prediction(NamedTuple):
 class Predictions(list[Prediction]):
     """The classes of one picture, best first: a list that can be looked at.
 
-    ``print`` shows bars, a notebook the picture beside them.
+    ``print`` shows bars, a notebook the picture beside them, and so does the picture that `plot` draws.
 
     Attributes
     ----------
@@ -58,8 +61,31 @@ class Predictions(list[Prediction]):
         """Return model and predictions as a dict that JSON can hold."""
         return {"model": self.model, "predictions": [prediction._asdict() for prediction in self]}
 
+    def plot(self) -> Image.Image:
+        """Draw the picture beside a bar for each class.
+
+        Returns
+        -------
+        PIL.Image.Image
+            Mode RGB, on white, with the name of the model above the bars. A full bar means a score of 1. The picture is
+            the one that is kept in `picture`; without it, there are the bars alone.
+
+        Raises
+        ------
+        ImageError
+            If `picture` is no picture.
+        ConfigError
+            If a score is negative.
+        """
+        bars = drawing.bars([(p.label, p.score, f"{p.score:.1%}") for p in self], limit=1.0)
+        parts: list[Image.Image | tuple[Image.Image, str]] = [(bars, shown_text(self.model, LABEL_WIDTH))]
+        if self.picture:
+            rgb = to_rgb(self.picture)
+            parts.insert(0, drawing.picture(rgb, cell=max(1, PLOT_PIXELS // max(rgb.shape[:2]))))
+        return drawing.arranged(parts)
+
     def __str__(self) -> str:
-        names = [overlay.shown_text(p.label, LABEL_WIDTH) for p in self]
+        names = [shown_text(p.label, LABEL_WIDTH) for p in self]
         bars = ["#" * round(BAR_WIDTH * p.score) for p in self]
         width = max([20, *map(len, names)])
         return "\n".join(
@@ -156,7 +182,7 @@ class Segmentation:
         if not legend:
             return Image.fromarray(pixels)
         return overlay.with_legend(
-            pixels, [(colours[c.id], f"{overlay.shown_text(c.name, 30)} ({c.share:.1%})") for c in coloured]
+            pixels, [(colours[c.id], f"{shown_text(c.name, 30)} ({c.share:.1%})") for c in coloured]
         )
 
     def mask_image(self) -> Image.Image:
@@ -190,7 +216,7 @@ class Segmentation:
 
     def __repr__(self) -> str:
         height, width = self.mask.shape
-        shares = [f"{overlay.shown_text(found.name, LABEL_WIDTH)} {found.share:.1%}" for found in self.classes[:3]]
+        shares = [f"{shown_text(found.name, LABEL_WIDTH)} {found.share:.1%}" for found in self.classes[:3]]
         more = len(self.classes) - len(shares)
         text = ", ".join(shares) + (f" and {more} more" if more else "")
         return f"<Segmentation {height} x {width} by {self.model}: {text or 'no class'}>"

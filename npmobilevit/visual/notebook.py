@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from npmobilevit.visual.overlay import shown_text
+from npmobilevit.visual.lettering import shown_text
 from npmobilevit.visual.palettes import Colour
 
 __all__ = ["bars_html", "classes_html", "jpeg_bytes"]

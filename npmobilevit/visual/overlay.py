@@ -1,26 +1,30 @@
-"""A segmentation shown on its picture: classes tinted in their colours, and a legend below.
-
-The legend is set in the font that Pillow brings along, which has little more than ASCII. Accents are left out of
-its texts, and any other letter that the font lacks shows as an empty box.
-"""
+"""A segmentation shown on its picture: classes tinted in their colours, and a legend below."""
 
 from __future__ import annotations
 
-import math
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from npmobilevit.errors import ConfigError, ShapeError
+from npmobilevit.visual.lettering import (
+    Font,
+    draw_text,
+    flow,
+    font_of_size,
+    shown_text,
+    shown_value,
+    text_size,
+    text_width,
+    without_accents,
+)
 from npmobilevit.visual.palettes import Colour
 
-__all__ = ["overlay", "shown_text", "with_legend"]
+__all__ = ["overlay", "with_legend"]
 
-_Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Entry: TypeAlias = tuple[Colour | None, str]  # no colour: a text without a swatch
 
 MAX_ENTRIES = 40
@@ -29,7 +33,6 @@ BAND_PIXELS = 2**16
 
 _WHITE = (255, 255, 255)
 _INK = (32, 32, 32)
-_BITMAP_SIZE = 11  # height of Pillow's bitmap font, which has one size only
 
 
 def overlay(
@@ -102,21 +105,12 @@ def with_legend(rgb: NDArray[np.uint8], entries: Sequence[tuple[Colour, str]]) -
     return canvas
 
 
-def shown_text(text: str, limit: int) -> str:
-    """One line of at most `limit` characters: what does not print is replaced, what is too long ends in ``...``."""
-    head = text if len(text) <= limit else text[: limit - 3] + "..."
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in head)
-
-
 def _checked_alpha(alpha: object) -> float:
     if isinstance(alpha, int | float | np.integer | np.floating) and not isinstance(alpha, bool) and 0 <= alpha <= 1:
         return float(alpha)
-    try:
-        found = repr(alpha)
-    except ValueError:  # Python does not print integers of thousands of digits
-        found = "a number too long to print"
     raise ConfigError(
-        f"alpha must be a number from 0, the picture alone, to 1, the colours alone; found {found[:80]}.", code="option"
+        f"alpha must be a number from 0, the picture alone, to 1, the colours alone; found {shown_value(alpha)}.",
+        code="option",
     )
 
 
@@ -140,23 +134,17 @@ def _legend_entries(entries: Sequence[tuple[Colour, str]]) -> list[_Entry]:
 
 
 def _legend_text(text: str) -> str:
-    return shown_text(_without_accents(text), MAX_TEXT)
-
-
-def _without_accents(text: str) -> str:
-    """Replace each accented Latin letter by the letter: the font has nothing but ASCII letters."""
-    letters = unicodedata.normalize("NFC", text)
-    return "".join(unicodedata.normalize("NFD", c).encode("ascii", "ignore").decode() or c for c in letters)
+    return shown_text(without_accents(text), MAX_TEXT)
 
 
 def _legend(width: int, entries: Sequence[_Entry]) -> Image.Image:
     """Draw the entries in rows on a strip at least `width` wide. All lengths go with the text size."""
-    font = _font(min(48, max(10, round(width / 40))))
-    size = round(font.size) if isinstance(font, ImageFont.FreeTypeFont) else _BITMAP_SIZE
+    font = font_of_size(min(48, max(10, round(width / 40))))
+    size = text_size(font)
     margin, line = size, round(1.75 * size)
     widths = [_entry_width(entry, font, size) for entry in entries]
     width = max(width, max(widths) + 2 * margin)
-    places = _flow(widths, width - 2 * margin, gap=round(1.5 * size))
+    places = flow(widths, width - 2 * margin, gap=round(1.5 * size))
     height = places[-1][1] * line + size + 2 * margin
     strip = Image.new("RGB", (width, height), _WHITE)
     draw = ImageDraw.Draw(strip)
@@ -165,46 +153,18 @@ def _legend(width: int, entries: Sequence[_Entry]) -> Image.Image:
     return strip
 
 
-def _font(size: int) -> _Font:
-    try:
-        return ImageFont.load_default(size)
-    except ImportError:  # a Pillow built without FreeType has the bitmap font only
-        return ImageFont.load_default()
-
-
-def _flow(widths: Sequence[int], space: int, gap: int) -> list[tuple[int, int]]:
-    """Place boxes from left to right, in a new row where one does not fit: (x, row) of each."""
-    places = []
-    x = row = 0
-    for width in widths:
-        if x > 0 and x + width > space:
-            x, row = 0, row + 1
-        places.append((x, row))
-        x += width + gap
-    return places
-
-
-def _entry_width(entry: _Entry, font: _Font, size: int) -> int:
+def _entry_width(entry: _Entry, font: Font, size: int) -> int:
     colour, text = entry
-    left, _, right, _ = font.getbbox(_drawable(text, font))
-    return _text_offset(colour, size) + math.ceil(right - left)
+    return _text_offset(colour, size) + text_width(text, font)
 
 
 def _text_offset(colour: Colour | None, size: int) -> int:
     return 0 if colour is None else size + round(0.5 * size)
 
 
-def _draw_entry(draw: ImageDraw.ImageDraw, corner: tuple[int, int], entry: _Entry, font: _Font, size: int) -> None:
+def _draw_entry(draw: ImageDraw.ImageDraw, corner: tuple[int, int], entry: _Entry, font: Font, size: int) -> None:
     """Draw a swatch of `size` pixels with its top left in `corner`, and the text to the right of it."""
     (x, y), (colour, text) = corner, entry
     if colour is not None:
         draw.rectangle((x, y, x + size - 1, y + size - 1), colour, _INK, width=max(1, size // 16))
-    _, top, _, bottom = font.getbbox("H")  # capitals are centred on the swatch
-    left = font.getbbox(_drawable(text, font))[0]  # below 0 where a letter, such as j, reaches back
-    position = (x + _text_offset(colour, size) - left, y + (size - top - bottom) // 2)
-    draw.text(position, _drawable(text, font), _INK, font)
-
-
-def _drawable(text: str, font: _Font) -> str:
-    """Replace what the bitmap font refuses. FreeType draws a box for what it lacks."""
-    return text.encode("latin-1", "replace").decode("latin-1") if isinstance(font, ImageFont.ImageFont) else text
+    draw_text(draw, (x + _text_offset(colour, size), y), text, font, _INK)  # capitals are centred on the swatch

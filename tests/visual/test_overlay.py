@@ -11,7 +11,8 @@ from PIL import Image, ImageChops, ImageFont
 
 from npmobilevit.errors import ConfigError, ShapeError
 from npmobilevit.visual import overlay as module
-from npmobilevit.visual.overlay import overlay, shown_text, with_legend
+from npmobilevit.visual.lettering import font_of_size
+from npmobilevit.visual.overlay import overlay, with_legend
 from npmobilevit.visual.palettes import voc_palette
 
 VOC_NAMES = """background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike
@@ -226,9 +227,6 @@ def test_entries_flow_into_rows():
     assert one_row.height == 45
     assert rows.width == 300
     assert rows.height > 3 * 10 + 2 * 17
-    assert module._flow([50, 50, 60], 115, 15) == [(0, 0), (65, 0), (0, 1)]
-    assert module._flow([50, 50], 114, 15) == [(0, 0), (0, 1)]
-    assert module._flow([500, 50], 114, 15) == [(0, 0), (0, 1)]
 
 
 def test_a_text_wider_than_the_picture_widens_the_canvas():
@@ -300,44 +298,14 @@ def test_accents_are_left_out_as_the_font_has_none():
     assert half.tobytes() != with_legend(rgb, [(RED, "12")]).tobytes()
 
 
-class NoFreeType:
-    """What stands in Pillow for the missing module."""
-
-    def __getattr__(self, name: str) -> object:
-        raise ImportError("The _imagingft C module is not installed")
-
-
 @pytest.mark.parametrize("width", [1, 500, 2000])
-def test_without_freetype_the_bitmap_font_serves(width, monkeypatch):
-    monkeypatch.setattr(ImageFont, "core", NoFreeType())
+def test_without_freetype_the_bitmap_font_serves(width, without_freetype):
     rgb = noise(2, width, 3)
     entries = [(RED, "cat"), *((GREEN, text) for text in HOSTILE)]
     strip = strip_of(with_legend(rgb, entries), rgb)
-    assert isinstance(module._font(10), ImageFont.ImageFont)
+    assert isinstance(font_of_size(10), ImageFont.ImageFont)
     assert swatches(strip, RED) == 1
     assert swatches(strip, GREEN) == len(HOSTILE)
     left, top, right, _ = inked(strip)
     assert left == top == 11
     assert strip.width - right >= 11
-
-
-# Text
-
-
-def test_long_texts_are_cut():
-    assert shown_text("x" * 40, 40) == "x" * 40
-    assert shown_text("x" * 41, 40) == "x" * 37 + "..."
-    assert shown_text("x" * 10_000, 40) == "x" * 37 + "..."
-
-
-def test_what_does_not_print_is_replaced():
-    assert shown_text("a\nb\x00\x1b\x7f\ud800\N{RIGHT-TO-LEFT OVERRIDE}c", 40) == "a\ufffdb" + "\ufffd" * 5 + "c"
-    assert shown_text("größe \N{CAT FACE} 猫", 40) == "größe \N{CAT FACE} 猫"
-
-
-@given(st.text(), st.integers(4, 30))
-def test_a_shown_text_is_one_line_within_the_limit(text, limit):
-    shown = shown_text(text, limit)
-    assert len(shown) == min(len(text), limit)
-    assert shown.isprintable()
-    assert shown.encode().decode() == shown

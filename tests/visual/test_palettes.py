@@ -1,4 +1,4 @@
-"""The colour map of PASCAL VOC."""
+"""The colours of PASCAL VOC's and CamVid's classes."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,33 @@ from hypothesis import strategies as st
 
 from npmobilevit.visual import palettes
 from npmobilevit.visual.palettes import voc_palette
+
+# As others publish them, entry by entry: the table of ml-cvnets, and that of SegNet-Tutorial's
+# Scripts/test_segmentation_camvid.py, whose road markings are of the class road here.
+VOC = {
+    "background": (0, 0, 0), "aeroplane": (128, 0, 0), "bicycle": (0, 128, 0), "bird": (128, 128, 0),
+    "boat": (0, 0, 128), "bottle": (128, 0, 128), "bus": (0, 128, 128), "car": (128, 128, 128), "cat": (64, 0, 0),
+    "chair": (192, 0, 0), "cow": (64, 128, 0), "diningtable": (192, 128, 0), "dog": (64, 0, 128),
+    "horse": (192, 0, 128), "motorbike": (64, 128, 128), "person": (192, 128, 128), "pottedplant": (0, 64, 0),
+    "sheep": (128, 64, 0), "sofa": (0, 192, 0), "train": (128, 192, 0), "tvmonitor": (0, 64, 128),
+}  # fmt: skip
+CAMVID = {
+    "sky": (128, 128, 128), "building": (128, 0, 0), "pole": (192, 192, 128), "road": (128, 64, 128),
+    "pavement": (60, 40, 222), "tree": (128, 128, 0), "sign": (192, 128, 128), "fence": (64, 64, 128),
+    "car": (64, 0, 128), "pedestrian": (64, 64, 0), "bicyclist": (0, 128, 192),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("table", [VOC, CAMVID], ids=["voc", "camvid"])
+def test_every_class_has_its_published_colour(table):
+    found = palettes.class_colours(dict(enumerate(table)))
+    assert list(found.values()) == list(table.values())
+    assert list(found) == list(range(len(table)))
+
+
+def test_the_published_colours_cover_all_classes():
+    assert len(VOC) == 21
+    assert set(palettes.CAMVID) == set(CAMVID)
 
 
 def colour_by_definition(label: int) -> tuple[int, ...]:
