@@ -31,8 +31,8 @@ print(photo[150, 200])  # -> [125  64  35]
 # That pixel of the cat's face is mostly red, as orange fur is.
 #
 # A network has its own settings for what follows, in a file `preprocessor_config.json` beside its weights. The one of
-# this lesson is small: it tells ten kinds of things apart, in pictures of 64 x 64 pixels. The published ones have 288
-# for the resize and 256 for the crop.
+# this lesson is small: it tells ten kinds of things apart, in pictures of 64 x 64 pixels. The published classifiers
+# have 288 for the resize and 256 for the crop.
 
 # %%
 processor = MobileViTImageProcessor.from_pretrained("cifar10-xx-small")
@@ -69,9 +69,9 @@ print(halved[0, 0, 0])  # -> [ 0 30 90  0]
 
 # %% [markdown]
 # The bright pixel counts 1/8 in one new pixel and 3/8 in the other. Some libraries mean another thing by bilinear: a
-# mean of the *two* nearest pixels (in a picture, of four), however many fall into a new one. Of a picture that is made
-# much smaller, most pixels are then never looked at ([PRE-07](../mistakes.md#pre-07)). Inside the network, where maps
-# change their size by little, MobileViT itself uses that kind:
+# weighted mean of the *two* nearest pixels (in a picture, of four), however many fall into a new one. Of a picture that
+# is made much smaller, most pixels are then never looked at ([PRE-07](../mistakes.md#pre-07)). Inside the network,
+# where maps change their size by little, MobileViT itself uses that kind:
 
 # %%
 planes = np.moveaxis(rows, -1, 0)[np.newaxis].astype(np.float32)  # (1, 3, 2, 8)
@@ -109,8 +109,8 @@ print(np.array_equal(pixels, before[:, ::-1] / np.float32(255)))  # -> True
 # - (H, W, 3) renamed to (3, H, W) by `reshape`, which leaves every number where it is in memory, so that each plane has
 #   stripes of red, green and blue ([PRE-13](../mistakes.md#pre-13)).
 #
-# All three have the right shape and dtype. The network gives ten numbers (**logits**), one a class; `softmax` makes
-# shares of them that add up to one (lesson 6), and the largest is the answer.
+# All three have the right shape and dtype. The network gives ten numbers (**logits**), one for each class; `softmax`
+# makes shares of them that add up to one (lesson 6), and the largest is the answer.
 
 # %%
 model = MobileViTForImageClassification.from_pretrained("cifar10-xx-small")
@@ -163,8 +163,9 @@ print(round(float(np.abs(model(right).logits - model(shifted).logits).max()), 1)
 # Such a port passes every test that asks for the label, and fails every comparison of numbers: rounding changes the
 # largest logit, here about 3, by some millionths (lesson 11), and not by 0.4.
 #
-# Does the share change smoothly as the crop moves? The figure shows that it does not: five layers of the network put
-# out every second pixel of their map only (lesson 2, stride), so with each step of the crop they put out others.
+# Does the share change smoothly as the crop moves? The figure shows that it does not. One reason: five layers of the
+# network put out every second pixel of their map only (lesson 2, stride), and with each step of the crop they put out
+# others.
 
 # %%
 shares = [
@@ -193,16 +194,16 @@ parts = [
 figure("01_pixels", drawing.arranged(parts, columns=4))
 
 # %% [markdown]
-# ![The cat's photo with the frame of the crop; its blue, green and red planes; the share of the answer cat, which goes
-# up and down between 35 and 92 percent as the crop moves; and what the network sees after three mistakes: a bluish
-# picture, one of garish red and black, and a weave of coloured stripes](figures/01_pixels.png)
+# ![The cat's photo with the frame of the crop; its blue, green and red planes; the share of the answer cat, which rises
+# from 38 to 92 percent as the crop moves, with many ups and downs; and what the network sees after three mistakes: a
+# bluish picture, one of garish red and black, and a weave of coloured stripes](figures/01_pixels.png)
 #
 # ## Exercises
 #
 # The answers, with the code that checks them, are in [answers/01_pixels.py](answers/01_pixels.py).
 #
-# 1. A photo has 480 rows and 640 columns, and the settings are those of the published networks: resize 288, crop 256.
-#    Where does the crop begin, and which share of the photo does the network see?
+# 1. A photo has 480 rows and 640 columns, and the settings are those of the published classifiers: resize 288, crop
+#    256. Where does the crop begin, and which share of the photo does the network see?
 # 2. "My port gives the same label as yours on twelve scanned pages, so its preprocessing is right." Name two mistakes
 #    that those pages cannot show, and what pictures would.
 # 3. A camera delivers RGB planes, and reversing their order for each picture costs time. Change *one* tensor of the

@@ -1,9 +1,10 @@
 # %% [markdown]
 # # 2. Convolution, from the definition to a matrix product
 #
-# Most of the work of MobileViT is convolution: the stem, the inverted residuals, and four of the layers in each
-# MobileViT block ([paper](https://arxiv.org/abs/2110.02178), figure 1b and section 3.1). This lesson begins with the
-# sum that defines a convolution and ends with the one matrix product that computes it.
+# MobileViT begins with a convolution, and about half of its multiplications are in convolutions: in the inverted
+# residuals (lesson 3), and in four layers of each MobileViT block ([paper](https://arxiv.org/abs/2110.02178), figure 1b
+# and section 3.1). This lesson begins with the sum that defines a convolution and ends with the one matrix product that
+# computes it.
 #
 # You need to know what an array with several axes is, and a product of matrices.
 
@@ -58,6 +59,8 @@ print(by_hand, y[0, 0, i, j])  # -> 9.0 9.0
 # - **stride** $s$ moves the kernel by $s$ pixels at a time. With $s = 2$ the output has half the size;
 # - **dilation** $d$ spreads the kernel's values, $d$ pixels apart, so that it sees further at the same cost.
 #
+# A kernel of size $k$ makes of $H$ rows (and likewise of the columns)
+#
 # $$H' = \left\lfloor \frac{H + 2p - d(k-1) - 1}{s} \right\rfloor + 1$$
 
 # %%
@@ -66,9 +69,9 @@ for settings in ({"padding": 1}, {"padding": 1, "stride": 2}, {"padding": 6, "di
     print(settings, ops.conv2d(np.zeros((1, 1, side, side), np.float32), weight=weight, **settings).shape)
 
 # %% [markdown]
-# With stride 2 and an even side, the kernel never reaches the last row of zeros. TensorFlow's "SAME" leaves those zeros
-# out and has one column of them on the other side only, which moves every map by a pixel. It is among the
-# most frequent mistakes of ports, [CNV-01](../mistakes.md#cnv-01):
+# With stride 2 and an even side, the kernel reaches the zeros at the top and on the left, and never those at the bottom
+# and on the right. "SAME" of TensorFlow has it the other way round: zeros at the bottom and on the right alone, which
+# moves every map by a pixel. It is among the most frequent mistakes of ports, [CNV-01](../mistakes.md#cnv-01):
 
 # %%
 ramp = np.arange(6, dtype=np.float32).reshape(1, 1, 1, 6)
@@ -81,10 +84,10 @@ print(same.ravel())  # -> [0. 2. 4.]
 # %% [markdown]
 # ## One matrix product
 #
-# Written as loops, a convolution is slow in Python and slow on most machines. But each output value is a sum of
-# products, as in a product of matrices. So write all that a kernel sees at one place as one **column** of a matrix,
-# (C * 3 * 3, H' * W'), and every kernel as one **row**, (O, C * 3 * 3): the output is their product. This rearrangement
-# is called *im2col*.
+# Written as loops, a convolution is slow in Python. But each output value is a sum of products, as in a product of
+# matrices, and for these there are fast programs. So write all that a kernel sees at one place as one **column** of a
+# matrix, (C * 3 * 3, H' * W'), and every kernel as one **row**, (O, C * 3 * 3): the output is their product. This
+# rearrangement is called *im2col*.
 #
 # `conv2d` does exactly that, and `convolve` is the same function with a product of your own. This one does its work and
 # remembers what it was given:
@@ -94,7 +97,7 @@ seen = {}
 
 
 def watched(kernels, columns, result):
-    """The product of (G, O, K) and (G, K, N) matrices, and a look at them."""
+    """The product of (G, O, K) and (G, K, N) matrices, and a look at them; G is 1 until lesson 3."""
     seen.update(kernels=kernels[0].copy(), columns=columns[0].copy())
     np.matmul(kernels, columns, result)
 
@@ -122,7 +125,7 @@ print(np.allclose(ops.conv2d(maps, weight=kernels).reshape(4, 30), as_product, r
 # %% [markdown]
 # ## On a picture
 #
-# The same kernel, and its transpose, on the cat's face: one finds what changes from left to right, the other what
+# The same kernel, and its transpose, around the cat's eye: one finds what changes from left to right, the other what
 # changes from top to bottom. Nobody writes such kernels for a network: it learns them.
 
 # %%
@@ -143,7 +146,9 @@ parts = [
 figure("02_convolution", drawing.arranged(parts))
 
 # %% [markdown]
-# ![A kernel, a map, its columns, and a cat's face after the kernel and its transpose](figures/02_convolution.png)
+# ![A kernel with -1 left and 1 right of its middle; a map of 3 x 4 numbers, 1 to 12; its two columns, 1 2 3 5 6 7 9 10
+# 11 and the same plus one; and a cat's eye, drawn in red and blue lines, first where the brightness changes from left
+# to right, then where it changes from top to bottom](figures/02_convolution.png)
 #
 # ## Exercises
 #

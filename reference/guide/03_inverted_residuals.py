@@ -99,7 +99,7 @@ print(np.array_equal(end, begin + narrow))  # -> True
 # %% [markdown]
 # The block before it does one thing more: it halves the map. That is the work of the depthwise convolution, with stride
 # 2 ([MV2-07](../mistakes.md#mv2-07) has it elsewhere). Its result has not the shape of its input, so there is nothing
-# to add. The rule is: **add if the stride is 1 and the widths agree**.
+# to add. The rule is: **add if the stride is 1 and input and output have as many channels**.
 
 # %%
 before = "mobilevit.encoder.layer.1.layer.0"
@@ -116,19 +116,20 @@ print(np.array_equal(taps[before], taps[f"{before}.reduce_1x1"]))  # -> True
 # narrow map has none to spare (MobileNetV2, section 3.2). Take ReLU, which sets negative values to zero, and let a
 # pixel hold two numbers. A matrix makes $n$ numbers of them, and ReLU keeps the positive ones. Each of those is one
 # linear equation for two unknowns: the two numbers can be found again exactly where at least two equations are left.
+# How often is that so, over many random matrices?
 
 # %%
 rng = np.random.default_rng(3)
 angles = np.linspace(0, 2 * np.pi, 360, endpoint=False)
 points = np.stack([np.cos(angles), np.sin(angles)])  # (2, 360), all around a circle
 for width in (2, 4, 8, 16):
-    kept = (ops.relu(rng.normal(size=(width, 2)) @ points) > 0).sum(axis=0)  # (360,): of `width` numbers
+    kept = (ops.relu(rng.normal(size=(500, width, 2)) @ points) > 0).sum(axis=1)  # (500, 360): of `width` numbers
     print(width, f"{(kept >= 2).mean():.0%}")
 
 # %% [markdown]
-# With two channels half of the points are lost, with eight none. So activations belong where the map is wide, and the
-# narrow one is left linear: a **linear bottleneck**. Both signs occur there; behind SiLU nothing is below -0.28 (lesson
-# 5).
+# With two channels three of four points are lost, with sixteen hardly one. So activations belong where the map is wide,
+# and the narrow one is left linear: a **linear bottleneck**. Both signs occur there; behind SiLU nothing is below -0.28
+# (lesson 5).
 
 # %%
 for name, maps in (("input", begin), ("wide", wide), ("filtered", filtered), ("narrow", narrow), ("sum", end)):
@@ -137,7 +138,7 @@ print(bool((wide > -0.3).all() and (filtered > -0.3).all()))  # -> True
 
 # %% [markdown]
 # What if a port is too tidy, and puts SiLU behind all three convolutions ([MV2-01](../mistakes.md#mv2-01))? Or forgets
-# the sum ([MV2-04](../mistakes.md#mv2-04))? The catalogue of mistakes can make them:
+# the sum ([MV2-04](../mistakes.md#mv2-04))? `run_changed` runs the network with a mistake of the catalogue:
 
 # %%
 

@@ -27,9 +27,9 @@ print(pixels.shape)  # -> (2, 3, 64, 64)
 # %% [markdown]
 # ## What it is for, and what is left of it
 #
-# Training changes all layers at once, a little each time, and the size of what a layer is given drifts meanwhile. So,
+# Training changes all layers at once, a little each time, and what a layer is given grows or shrinks meanwhile. So,
 # while a network is trained, each channel is brought to mean 0 and variance 1 over all pixels of all pictures of a
-# batch; then two learned numbers $\gamma$ and $\beta$ give it the size and the middle that are best ([Ioffe and
+# batch; then two learned numbers $\gamma$ and $\beta$ give it the spread and the middle that are best ([Ioffe and
 # Szegedy](https://arxiv.org/abs/1502.03167), algorithm 1).
 #
 # When the network is used, there may be one picture alone, and its answer must not depend on others. So training also
@@ -72,7 +72,7 @@ print(standard.mean(axis=(0, 2, 3)).round(1)[:4], standard.var(axis=(0, 2, 3)).r
 # ## Two ways to get it wrong
 #
 # **Statistics of this batch** ([NRM-11](../mistakes.md#nrm-11)): the program normalises as in training. Then the answer
-# for the cat depends on what else is in the batch. `run_changed` runs the network with a mistake of the catalogue:
+# for the cat depends on what else is in the batch:
 
 # %%
 
@@ -108,7 +108,7 @@ print(share_of_cat(run_changed(model, alone, mutant_named("NRM-01").make(1e-3))[
 # A convolution without a bias is a sum of weights times values. Multiplying the sum by $a$ is the same as multiplying
 # every weight by $a$, and the shift $b$ is a bias:
 #
-# $$a_o \sum_{c,k,l} w_{o,c,k,l} \, x_{c,i+k,j+l} + b_o = \sum_{c,k,l} (a_o w_{o,c,k,l}) \, x_{c,i+k,j+l} + b_o$$
+# $$a_o \sum_{c,u,v} w_{o,c,u,v} \, x_{c,i+u,j+v} + b_o = \sum_{c,u,v} (a_o w_{o,c,u,v}) \, x_{c,i+u,j+v} + b_o$$
 #
 # So both layers are one convolution with other weights, and the normalisation costs nothing any more. Programs that
 # have to be fast do this once, when the network is loaded; the fast engine of this package does.
@@ -167,8 +167,8 @@ print(np.allclose(plain.mean(axis=-1), 0, atol=1e-5), np.allclose(plain.var(axis
 
 # %% [markdown]
 # A token that is ten times as large comes out the same (up to $\varepsilon$), as its deviation is ten times as large,
-# too. No layer with constant weights can do that, so the division stays. Only $\gamma$ and $\beta$ can move, into the
-# linear layer behind (`folding.after_layer_norm`).
+# too. A scale and a shift by constants cannot do that, so the division stays. Only $\gamma$ and $\beta$ can move, into
+# the linear layer behind (`folding.after_layer_norm`).
 
 # %%
 larger = ops.layer_norm(10 * tokens, weight=gamma, bias=beta)
@@ -189,8 +189,8 @@ print(round((63 / 64) ** 0.5, 3))  # -> 0.992
 # %% [markdown]
 # ## What to remember
 #
-# A batch normalisation gives each map another size and another middle, and changes nothing in the picture that it
-# shows. The figure has all 16 maps of the first layer on one scale, before and after.
+# A batch normalisation gives each map another contrast and another brightness, and changes nothing in the picture that
+# it shows. The figure has all 16 maps of the first layer before and after, each time on one scale.
 
 # %%
 

@@ -54,7 +54,7 @@ print(ops.silu(x).round(3))  # -> [-0.    -0.033 -0.278  0.     0.731  4.967 20.
 #
 # - **ReLU** is the hard switch, $\max(x, 0)$;
 # - **GELU** is $x \, \Phi(x)$, with the distribution function $\Phi$ of the normal distribution in place of the
-#   sigmoid; most transformers have it;
+#   sigmoid; many transformers have it;
 # - **hard-swish** is made of straight lines and one parabola, for processors that have no exponential function.
 #
 # They look alike, and that is the trouble with them. This is how far they are from SiLU, at most:
@@ -132,7 +132,7 @@ print(wrong["logits"].shape)  # -> (1, 11, 6, 8)
 print(f"{(wrong['logits'].argmax(axis=1) == right['logits'].argmax(axis=1)).mean():.0%} of the places: same class")
 
 # %% [markdown]
-# And GELU in the transformer, because most transformers have it ([TRF-05](../mistakes.md#trf-05))? The cat remains a
+# And GELU in the transformer, because many transformers have it ([TRF-05](../mistakes.md#trf-05))? The cat remains a
 # cat, but a logit is off by a sixth of the largest. Only a comparison of numbers finds such a mistake:
 
 # %%
@@ -212,7 +212,7 @@ figure("05_silu", drawing.arranged(parts))
 
 # %% [markdown]
 # ![Left: SiLU, a curve that dips to -0.28 and then rises like x, between ReLU with its corner, GELU, which dips less,
-# and hard-swish. Right: their distance from SiLU, some tenths for the three, at most some thousandths for a table of 64
+# and hard-swish. Right: their distance from SiLU, up to some tenths for the three, some thousandths for a table of 64
 # lines and some ten-thousandths for one of 256, beside the rounding to float16, which grows with
 # x](figures/05_silu.png)
 #

@@ -67,11 +67,12 @@ assert not np.isclose(*seen).any()
 # %% [markdown]
 # ## 3. Two convolutions as one
 #
-# With depthwise kernels $D_{c,k,l}$ and a pointwise matrix $P_{o,c}$, the sum over the channels $c$ takes $P_{o,c}$
-# times what channel $c$ gives: the full kernel is $W_{o,c,k,l} = P_{o,c} D_{c,k,l}$.
+# With depthwise kernels $D_{c,u,v}$ and a pointwise matrix $P_{o,c}$, the sum over the channels $c$ takes $P_{o,c}$
+# times what channel $c$ gives: the full kernel is $W_{o,c,u,v} = P_{o,c} D_{c,u,v}$.
 #
 # So for each input channel all outputs have the same 3 x 3 kernel, up to a factor: the matrix (O, 9) of that channel is
-# a column times a row and has rank 1. If and only if this holds for every channel, the kernel can be split.
+# a column times a row and has rank 1, or 0. If and only if this holds for every channel, the kernel can be split: the
+# column is the channel's part of $P$, and the row its kernel.
 
 # %%
 depthwise = rng.normal(size=(5, 1, 3, 3))
@@ -89,3 +90,7 @@ def ranks(kernel):
 
 assert ranks(full) == [1] * 5
 assert ranks(rng.normal(size=(7, 5, 3, 3))) == [7] * 5
+
+columns, sizes, rows = np.linalg.svd(full.transpose(1, 0, 2, 3).reshape(5, 7, 9), full_matrices=False)
+split = (columns[:, :, 0] * sizes[:, :1]).T[..., np.newaxis] * rows[:, 0]  # (7, 5, 1) * (5, 9) -> (7, 5, 9)
+assert np.allclose(split.reshape(full.shape), full, rtol=1e-12, atol=1e-12)

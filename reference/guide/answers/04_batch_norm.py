@@ -39,7 +39,7 @@ assert not any(f"{name}.convolution.bias" in names for name in followed)
 # %% [markdown]
 # ## 2. Which channels suffer from the epsilon of Keras
 #
-# The sizes have the ratio $\sqrt{(v + 10^{-5}) / (v + 10^{-3})}$. It is 0.99 where
+# The channels have the ratio $\sqrt{(v + 10^{-5}) / (v + 10^{-3})}$. It is 0.99 where
 # $v + 10^{-5} = 0.9801 \, (v + 10^{-3})$, so $v = (0.9801 \cdot 10^{-3} - 10^{-5}) / 0.0199 = 0.0487$. It is smaller
 # for 297 of the 2056 channels, and all but 19 of these are behind depthwise convolutions.
 
@@ -57,8 +57,8 @@ assert sum(count for name, count in small.items() if "conv_3x3" not in name) == 
 # %% [markdown]
 # ## 3. A normalisation in front
 #
-# With $y_c = a_c x_c + b_c$, the convolution sums $w_{o,c,k,l} (a_c x_{c,i+k,j+l} + b_c)$: the weights are
-# $a_c w_{o,c,k,l}$, along the *inputs*, and the bias is $\sum_{c,k,l} w_{o,c,k,l} \, b_c$.
+# With $y_c = a_c x_c + b_c$, the convolution sums $w_{o,c,u,v} (a_c x_{c,i+u,j+v} + b_c)$: the weights are
+# $a_c w_{o,c,u,v}$, along the *inputs*, and the bias is $\sum_{c,u,v} w_{o,c,u,v} \, b_c$.
 #
 # That counts $b_c$ at all nine places of the kernel. But where the kernel reaches over the border, the zeros are put
 # around $y$, not around $x$: there, $b_c$ must not be counted. So the result is right inside and wrong at the border.
@@ -76,7 +76,7 @@ weight = rng.normal(size=(6, channels, 3, 3))
 y = ops.batch_norm(x, weight=gamma, bias=beta, running_mean=mean, running_var=variance)
 expected = ops.conv2d(y, weight=weight, padding=1)
 kernels = weight * a[:, np.newaxis, np.newaxis]
-bias = np.einsum("ockl,c->o", weight, b)
+bias = np.einsum("ocuv,c->o", weight, b)
 
 folded = ops.conv2d(x, weight=kernels, bias=bias, padding=1)
 wrong = ~np.isclose(folded, expected, rtol=1e-9, atol=1e-9)  # (1, 6, 8, 9)

@@ -16,7 +16,8 @@ model = nm.MobileViTForImageClassification.from_pretrained("cifar10-xx-small")
 # ## 1. When the square wins
 #
 # $2 L^2 D > 4 L D^2$ where $L > 2 D = 128$. The map of encoder layer 2 has an eighth of the side, and a patch two
-# pixels: $L = (\mathrm{side} / 16)^2$. At a side of 176 it is 121, at 192 it is 144: from 192 on.
+# pixels: $L = (\mathrm{side} / 16)^2$. At a side of 176 it is 121, at 192 it is 144: from 192 on. (Any other side is
+# rounded up, so that a picture of 177 has 144 tokens already: lesson 7.)
 #
 # The check counts the multiplications that the operators of the network do.
 
@@ -52,11 +53,11 @@ def multiplications(side):
     return counts
 
 
-for side, length in ((176, 121), (192, 144)):
+for side, length in ((176, 121), (177, 144), (192, 144)):
     counts = multiplications(side)
     assert counts["projections"] == 4 * (4 * length * 64**2)  # 4 sequences
     assert counts["scores and means"] == 4 * (2 * length**2 * 64)
-    assert (counts["scores and means"] > counts["projections"]) == (side == 192)
+    assert (counts["scores and means"] > counts["projections"]) == (side > 176)
 
 # %% [markdown]
 # ## 2. The bias that does nothing
