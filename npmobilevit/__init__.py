@@ -25,6 +25,7 @@ from npmobilevit.errors import (
 from npmobilevit.models import MobileViTForImageClassification, MobileViTForSemanticSegmentation, MobileViTModel
 
 if TYPE_CHECKING:
+    from npmobilevit.explanation import Page, explain
     from npmobilevit.image_processing import MobileViTFeatureExtractor, MobileViTImageProcessor
     from npmobilevit.pipeline import Pipeline, load, predict, segment
     from npmobilevit.results import Prediction, Predictions, Segmentation, SegmentedClass
@@ -42,6 +43,7 @@ __all__ = [
     "MobileViTModel",
     "ModelFallbackWarning",
     "NpMobileViTError",
+    "Page",
     "Pipeline",
     "Prediction",
     "Predictions",
@@ -49,6 +51,7 @@ __all__ = [
     "SegmentedClass",
     "ShapeError",
     "WeightsError",
+    "explain",
     "load",
     "ops",
     "predict",
@@ -59,11 +62,13 @@ __all__ = [
 _LAZY = {
     "MobileViTFeatureExtractor": "image_processing",
     "MobileViTImageProcessor": "image_processing",
+    "Page": "explanation",
     "Pipeline": "pipeline",
     "Prediction": "results",
     "Predictions": "results",
     "Segmentation": "results",
     "SegmentedClass": "results",
+    "explain": "explanation",
     "load": "pipeline",
     "predict": "pipeline",
     "segment": "pipeline",

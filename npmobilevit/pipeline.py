@@ -136,7 +136,7 @@ class Pipeline:
         -------
         (1, C, H, W) float32 array
         """
-        _check_names(options, "pixel_values")
+        check_names(options, "pixel_values")
         return self._prepare(self.processor, image, **options).pixel_values
 
     def _prepare(
@@ -256,7 +256,7 @@ class Pipeline:
     def _predicting(self, top_k: int, options: PictureOptions) -> _Halves[tuple[bytes, Pixels], Predictions]:
         if isinstance(top_k, bool) or not isinstance(top_k, int | np.integer) or top_k < 1:
             raise ConfigError(f"top_k must be an integer of at least 1, found {top_k!r}", "top-k")
-        _check_names(options, "predict")
+        check_names(options, "predict")
         self.require_classifier()
 
         def prepare(image: ImageSource) -> tuple[bytes, Pixels]:
@@ -270,16 +270,16 @@ class Pipeline:
             found = (Prediction(self.config.id2label[int(i)], float(scores[i]), int(i)) for i in best)
             return Predictions(found, model=self.name, picture=picture)
 
-        return _Halves(_within_memory(prepare), _within_memory(finish))
+        return _Halves(within_memory(prepare), within_memory(finish))
 
     def _segmenting(self, crop: bool, options: PictureOptions) -> _Halves[_Prepared, Segmentation]:
         if not isinstance(crop, bool | np.bool_):
             raise ConfigError(f"crop must be True or False, found {crop!r}", "crop")
-        _check_names(options, "segment")
+        check_names(options, "segment")
         self.require_segmenter()
         processor = self.processor if crop else dataclasses.replace(self.processor, do_center_crop=False)
         prepare = functools.partial(self._prepare, processor, **options)
-        return _Halves(_within_memory(prepare), _within_memory(self._segmentation))
+        return _Halves(within_memory(prepare), within_memory(self._segmentation))
 
     def _segmentation(self, prepared: _Prepared) -> Segmentation:
         logits = self._finite_logits(prepared.pixel_values)  # (C, h, w)
@@ -347,14 +347,14 @@ def _results(image: Any, work: _Halves[Half, Result]) -> Result | list[Result]:
     return results
 
 
-def _check_names(options: PictureOptions, function: str) -> None:
-    """Raise the TypeError that a function of named arguments would, in its own name."""
+def check_names(options: PictureOptions, function: str) -> None:
+    """Raise the TypeError that a function of named arguments would, in the name of `function`."""
     for name in options:
         if name not in PictureOptions.__optional_keys__:
             raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
 
 
-def _within_memory(work: Callable[[Given], Result]) -> Callable[[Given], Result]:
+def within_memory(work: Callable[[Given], Result]) -> Callable[[Given], Result]:
     """The same work, but too little memory for a picture is an error of the picture."""
 
     def bounded(given: Given) -> Result:

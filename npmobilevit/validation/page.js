@@ -17,9 +17,27 @@
     shown.textContent = `${forward.filter((row) => !row.hidden).length} of ${forward.length} shown`;
   }
 
+  function reveal({ target }) { // a row that a link leads to
+    const link = target.closest('a[href^="#t"]');
+    if (!link || !document.querySelector(link.hash).hidden) return;
+    filter.value = "";
+    sift();
+  }
+
+  function uncover({ target }) { // a row with the focus, from below its own numbers
+    body.classList.add("keys");
+    const hidden = target.getBoundingClientRect().bottom - target.querySelector(".numbers").getBoundingClientRect().top;
+    if (hidden > 0) scrollBy(0, hidden);
+  }
+
   order.addEventListener("change", arrange);
   filter.addEventListener("input", sift);
+  document.addEventListener("click", reveal);
+  body.addEventListener("focusin", uncover);
+  body.addEventListener("mousemove", () => body.classList.remove("keys"));
+  addEventListener("pageshow", () => { // after the browser has put back what was chosen on an earlier visit
+    if (order.value === "worst") arrange(); // rows that move lose the focus and the place that the address gave them
+    sift();
+  });
   tools.hidden = false;
-  arrange(); // browsers keep what was chosen before a reload
-  sift();
 })();

@@ -6,23 +6,20 @@ Names and messages come from the port and may hold anything: every one goes thro
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import hashlib
-import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING
 
 from npmobilevit.validation import texts
+from npmobilevit.visual.standalone import content_policy, escaped, page_part, page_template
 
 if TYPE_CHECKING:
     from npmobilevit.validation.report import Finding, Judgement, Report
 
+HERE = Path(__file__)  # beside it, with other suffixes, lie template, style and script
 MOST_CARDS = 60
 MOST_LINES = 5  # of the fragment
 DECADES_SHOWN = (-8, 8)  # at most; what is beyond lies on the border
@@ -44,13 +41,14 @@ $grid</defs></svg>"""
 LEGEND = """\
 <p class="legend">
 <span>Bar: largest error in units of its tolerance, log scale.</span>
-<span><svg><line class="limit" x1="9" x2="9" y1="0" y2="18"/></svg> the tolerance: beyond it a tap is wrong</span>
-<span><svg><line class="usual" x1="9" x2="9" y1="1" y2="17"/></svg> usual rounding</span>
-<span><svg><svg x="9"><use href="#caught"/></svg></svg>
+<span><svg aria-hidden="true"><line class="limit" x1="9" x2="9" y1="0" y2="18"/></svg>
+the tolerance: beyond it a tap is wrong</span>
+<span><svg aria-hidden="true"><line class="usual" x1="9" x2="9" y1="1" y2="17"/></svg> usual rounding</span>
+<span><svg aria-hidden="true"><svg x="9"><use href="#caught"/></svg></svg>
 an error of this size would have been caught in any element</span>
-<span class="right"><svg><svg x="9"><use href="#end-right"/></svg></svg> right</span>
-<span class="unusual"><svg><svg x="9"><use href="#end-unusual"/></svg></svg> unusual</span>
-<span class="wrong"><svg><svg x="9"><use href="#end-wrong"/></svg></svg> wrong</span>
+<span class="right"><svg aria-hidden="true"><svg x="9"><use href="#end-right"/></svg></svg> right</span>
+<span class="unusual"><svg aria-hidden="true"><svg x="9"><use href="#end-unusual"/></svg></svg> unusual</span>
+<span class="wrong"><svg aria-hidden="true"><svg x="9"><use href="#end-wrong"/></svg></svg> wrong</span>
 </p>"""
 
 # Of the table: a class and a heading, left and right of the bars.
@@ -69,17 +67,18 @@ TOOLS = """\
 def to_html(report: Report) -> str:
     """Page of a report, see `npmobilevit.validation.Report.to_html`."""
     name = report.model.get("name") or report.model.get("class") or "a model"
-    return _template().substitute(
-        policy=_policy(),
+    script = page_part(HERE.with_suffix(".js"))
+    return page_template(HERE.with_suffix(".html")).substitute(
+        policy=content_policy(script),
         title=f"{report.verdict.upper()}: a port of {_text(str(name))}",
-        style=_data("page.css"),
+        style=page_part(HERE.with_suffix(".css")),
         verdict=report.verdict,
         word=report.verdict.upper(),
         reason=_long(texts.reason(report)),
         facts="".join(f"<dt>{word}</dt><dd>{_long(text)}</dd>" for word, text in texts.facts(report)),
         sections="\n".join(_sections(report)),
         version=_text(version("npmobilevit")),
-        script=_data("page.js"),
+        script=script,
     )
 
 
@@ -107,25 +106,9 @@ def fragment(report: Report) -> str:
 # parts
 
 
-@cache
-def _data(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="ascii")
-
-
-@cache
-def _template() -> Template:
-    return Template(_data("page.html").removesuffix("\n"))
-
-
-def _policy() -> str:
-    """What a browser may do for the page: nothing but its own styles and, by its hash, its own script."""
-    digest = base64.b64encode(hashlib.sha256(_data("page.js").encode("ascii")).digest()).decode("ascii")
-    return f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'"
-
-
 def _text(text: str, most: int = texts.NAME_LENGTH) -> str:
     """One line that is text wherever it stands in HTML, in ASCII."""
-    return html.escape(texts.printable(text, most)).encode("ascii", "xmlcharrefreplace").decode("ascii")
+    return escaped(texts.printable(text, most))
 
 
 def _long(text: str) -> str:

@@ -1,0 +1,70 @@
+"""The command explain: what a network makes of a picture, as a page of HTML."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from npmobilevit.cli import reports, targets
+from npmobilevit.cli.batch import reading_options
+from npmobilevit.cli.console import bars, in_options, printable, terminal_columns
+from npmobilevit.cli.ending import EXIT_GOOD, EXIT_INPUT, Stop, usage
+from npmobilevit.cli.inputs import find_inputs
+from npmobilevit.cli.model import load_model
+from npmobilevit.errors import ImageError
+
+if TYPE_CHECKING:
+    from npmobilevit.explanation import Evidence
+
+
+def run_explain(options: argparse.Namespace) -> int:
+    """Write the page of a picture, and say what it is about."""
+    from npmobilevit.explanation import explain
+
+    reading = reading_options(options)
+    inputs = find_inputs([options.picture], recursive=False)
+    if not inputs.one_picture:
+        raise usage("one-picture", f"a page is about one picture, found {options.picture!r}; name a file, or -")
+    output = os.path.expanduser(options.output)
+    targets.check_file(output, "replace", targets.file_ids(inputs))
+    if os.path.lexists(output) and options.existing != "replace":
+        raise usage("output-exists", f"{output!r} exists already; replace it with --force")
+    (picture,) = inputs.pictures
+    with load_model(options.model) as pipeline:
+        try:
+            page = explain(picture.source, pipeline, **reading)
+            page.save(output)
+        except ImageError as error:
+            raise Stop(EXIT_INPUT, error.code, in_options(str(error))) from error
+        if options.json:
+            height, width = page.evidence.seen.shape[:2]
+            facts = {"input": picture.name, "output": output, "bytes": len(page.html), "seen": [height, width]}
+            reports.print_facts("explain", pipeline, facts | _answer(page.evidence))
+            return EXIT_GOOD
+        rows = [(share, name, "") for name, share in _shares(page.evidence)]
+        print(
+            f"model {printable(pipeline.name)} ({pipeline.config.num_labels} labels)", printable(picture.name), sep="\n"
+        )
+        print(
+            *bars(rows, terminal_columns(sys.stdout)),
+            f"  page: {printable(output)} ({len(page.html):,} bytes)",
+            sep="\n",
+        )
+    return EXIT_GOOD
+
+
+def _answer(evidence: Evidence) -> dict[str, Any]:
+    """The classes, as predict and segment give them in JSON."""
+    if evidence.segmentation is not None:
+        return {"classes": evidence.segmentation.to_dict()["classes"]}
+    assert evidence.predictions is not None
+    return {"predictions": evidence.predictions.to_dict()["predictions"]}
+
+
+def _shares(evidence: Evidence) -> list[tuple[str, float]]:
+    """Names of classes with their probabilities or shares of the picture."""
+    if evidence.segmentation is not None:
+        return [(found.name, found.share) for found in evidence.segmentation.classes]
+    return [(found.label, found.score) for found in evidence.predictions or ()]

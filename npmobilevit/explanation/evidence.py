@@ -1,0 +1,344 @@
+"""What there is to see of a network at a picture, as arrays: measured here, shown by ``page``."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npmobilevit import ops
+from npmobilevit.config import MOBILENET_DEPTHS, TRANSFORMER_DEPTHS
+from npmobilevit.cost import cost_table
+from npmobilevit.explanation.attention import AttentionGatherer, BlockAttention
+from npmobilevit.image_processing import Geometry, MobileViTImageProcessor
+from npmobilevit.images import ImageSource, ReadOptions, to_rgb
+from npmobilevit.models import MobileViTForSemanticSegmentation, PreTrainedModel
+from npmobilevit.ops.arrays import Array
+from npmobilevit.pipeline import PictureOptions, Pipeline, class_scores, within_memory
+from npmobilevit.results import Predictions, Segmentation, SegmentedClass
+
+LIMITS = ("max_pixels", "max_resized_pixels", "max_network_pixels")
+TOP_CLASSES = 5
+MOST_CLASS_MAPS = 12
+MOST_CHANNELS = 24
+OCCLUSION_STEPS = 8  # along the longer side: at most 64 forward passes
+MOST_TIMED_RUNS, TIMED_SECONDS = 5, 1.0  # no further run begins when so much time is spent
+PATCH_STEPS = 2  # side of the grey patch, in strides
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Occlusion:
+    """How the probability of a class changes when a part of the picture is covered.
+
+    Attributes
+    ----------
+    stride : int
+        Pixels between neighbouring places of the patch.
+    side : int
+        Of the patch, in pixels. It is centred on a square of `stride` pixels, and cut off at the border.
+    fall : (rows, columns) float64 array
+        Probability without the patch less that with it there; negative where covering helps.
+    """
+
+    stride: int
+    side: int
+    fall: NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stage:
+    """A part of the network and what it put out.
+
+    Attributes
+    ----------
+    name : str
+        Of the tap at its end.
+    title : str
+    shape : (C, H, W) or None
+        Of the map that it puts out; None of a part that puts out no map.
+    channels : sequence of int
+        Those shown: the ones whose values vary most over the picture, in their order in the map.
+    maps : (len(channels), H, W) float32 array
+    seconds : float
+        Of one forward pass of the readable network.
+    transformer_seconds : float
+        Of these, in the transformer.
+    macs, transformer_macs : int
+        Multiply-accumulates of the same.
+    """
+
+    name: str
+    title: str
+    shape: tuple[int, int, int] | None
+    channels: Sequence[int]
+    maps: NDArray[np.float32]
+    seconds: float
+    transformer_seconds: float
+    macs: int
+    transformer_macs: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassMap:
+    """The probability of a class at each pixel of the logits, (h, w) in 0..1."""
+
+    found: SegmentedClass
+    probability: NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Evidence:
+    """What a network makes of a picture.
+
+    Attributes
+    ----------
+    model : str
+    num_labels : int
+    precision : str
+        Of the network.
+    picture_size : (int, int)
+        Height and width of the picture, upright, before the preparation.
+    geometry : Geometry
+        What became of that size: the resize and the crop.
+    seen : (H, W, 3) uint8 array
+        The picture as the network sees it: `pixel_values` in RGB.
+    predictions : Predictions or None
+        The five best classes of a classifier.
+    occlusion : Occlusion or None
+        Of the best class of a classifier.
+    segmentation : Segmentation or None
+        Of a segmenter, as :func:`npmobilevit.segment` returns it.
+    class_maps : sequence of ClassMap
+        Of a segmenter: the classes with the largest shares.
+    attention : sequence of BlockAttention
+    stages : sequence of Stage
+        In the order of the forward pass.
+    """
+
+    model: str
+    num_labels: int
+    precision: str
+    picture_size: tuple[int, int]
+    geometry: Geometry
+    seen: NDArray[np.uint8]
+    predictions: Predictions | None
+    occlusion: Occlusion | None
+    segmentation: Segmentation | None
+    class_maps: Sequence[ClassMap]
+    attention: Sequence[BlockAttention]
+    stages: Sequence[Stage]
+
+    def __repr__(self) -> str:
+        height, width = self.seen.shape[:2]
+        return f"<Evidence of {self.model} at {height} x {width} pixels>"
+
+
+def gather(pipeline: Pipeline, image: ImageSource, **options: Unpack[PictureOptions]) -> Evidence:
+    """Look at a picture with a network, and at the network while it looks; see :func:`npmobilevit.explain`."""
+    segments = isinstance(pipeline.network, MobileViTForSemanticSegmentation)
+    if segments:
+        pipeline.require_segmenter()
+        whole = dataclasses.replace(pipeline.processor, do_center_crop=False)
+        pipeline = Pipeline(pipeline.name, pipeline.network, whole, pipeline.revision)
+    else:
+        pipeline.require_classifier()
+
+    def look(image: ImageSource) -> Evidence:
+        return _gather(pipeline, image, segments, options)
+
+    return within_memory(look)(image)
+
+
+def _gather(pipeline: Pipeline, image: ImageSource, segments: bool, options: PictureOptions) -> Evidence:
+    given: dict[str, Any] = {**options}
+    rgb = to_rgb(image, **{name: given[name] for name in ReadOptions.__optional_keys__ if name in given})
+    limits = {name: given[name] for name in LIMITS if name in given}  # what else there is to reading has been done
+    pixel_values = pipeline.pixel_values(rgb, **limits)
+    segmentation = pipeline.segment(rgb, **limits) if segments else None
+    predictions = None if segments else pipeline.predict(rgb, top_k=TOP_CLASSES, **limits)
+    inside = look_inside(pipeline, pixel_values)
+    return Evidence(
+        model=pipeline.name,
+        num_labels=pipeline.config.num_labels,
+        precision=pipeline.network.precision,
+        picture_size=(rgb.shape[0], rgb.shape[1]),
+        geometry=pipeline.processor.geometry(rgb.shape[0], rgb.shape[1]),
+        seen=seen_by_network(pixel_values, pipeline.processor),
+        predictions=predictions,
+        occlusion=None if predictions is None else occlude(pipeline, pixel_values, predictions[0].index),
+        segmentation=segmentation,
+        class_maps=() if segmentation is None else class_maps(segmentation, inside.logits),
+        attention=inside.attention,
+        stages=inside.stages,
+    )
+
+
+def seen_by_network(pixel_values: Array, processor: MobileViTImageProcessor) -> NDArray[np.uint8]:
+    """Pixel values (1, 3, H, W) as a picture (H, W, 3) in RGB."""
+    levels = np.rint(pixel_values[0] / np.float32(processor.rescale_factor)).clip(0, 255).astype(np.uint8)
+    rgb = levels[::-1] if processor.do_flip_channel_order else levels
+    return np.ascontiguousarray(np.moveaxis(rgb, 0, -1))
+
+
+# the answer
+
+
+def occlude(pipeline: Pipeline, pixel_values: Array, index: int) -> Occlusion:
+    """Cover one part of the picture after the other with a grey patch, and see what becomes of a class.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        A classifier; its engine runs.
+    pixel_values : (1, 3, H, W) float32 array
+    index : int
+        Of the class.
+
+    Returns
+    -------
+    Occlusion
+
+    Notes
+    -----
+    The occlusion sensitivity of Zeiler and Fergus, https://arxiv.org/abs/1311.2901, section 4.2.
+    """
+
+    def score(x: Array) -> float:
+        return float(class_scores(pipeline.network(x).logits[0], pipeline.config)[index])
+
+    height, width = pixel_values.shape[2:]
+    stride = -(-max(height, width) // OCCLUSION_STEPS)
+    side = PATCH_STEPS * stride
+    margin = (side - stride) // 2
+    grey = 127.5 * pipeline.processor.rescale_factor
+    before = score(pixel_values)
+    fall = np.empty((-(-height // stride), -(-width // stride)), np.float64)
+    for row, column in np.ndindex(fall.shape):
+        top, left = row * stride - margin, column * stride - margin
+        covered = pixel_values.copy()
+        covered[:, :, max(0, top) : top + side, max(0, left) : left + side] = grey
+        fall[row, column] = before - score(covered)
+    return Occlusion(stride, side, fall)
+
+
+def class_maps(segmentation: Segmentation, logits: Array) -> tuple[ClassMap, ...]:
+    """Probabilities of the classes with the largest shares, from logits (num_labels, h, w)."""
+    probabilities = ops.softmax(logits, axis=0)
+    return tuple(
+        ClassMap(found, probabilities[found.id].astype(np.float32)) for found in segmentation.classes[:MOST_CLASS_MAPS]
+    )
+
+
+# the inside
+
+
+class Inside(NamedTuple):
+    """What the readable network lets see: logits of the one picture, and what is in :class:`Evidence`."""
+
+    logits: Array
+    attention: tuple[BlockAttention, ...]
+    stages: tuple[Stage, ...]
+
+
+def look_inside(pipeline: Pipeline, pixel_values: Array) -> Inside:
+    """Run the readable network to see its values, and again to see how long each part takes.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+    pixel_values : (1, 3, H, W) float32 array
+
+    Returns
+    -------
+    Inside
+    """
+    network = pipeline.network
+    x = network.check_pixel_values(pixel_values)
+    titles = stage_titles(segments=network.head == "segmentation")
+    maps: dict[str, _Maps] = {}
+    gatherer = AttentionGatherer(pipeline.config.patch_size)
+
+    def keep(name: str, x: Array) -> None:
+        if name in titles:
+            maps[name] = _strongest(x[0]) if x.ndim == 4 else _Maps(None, (), np.empty((0, 1, 1), np.float32))
+
+    logits, _ = network.forward(gatherer.scope(network.scope(), keep), x)
+    times, macs = _times(network, x, titles), _macs(pipeline, x, titles)
+    stages = (Stage(name, title, *maps[name], *times[name], *macs[name]) for name, title in titles.items())
+    return Inside(logits[0], gatherer.blocks(), tuple(stages))
+
+
+def stage_titles(*, segments: bool) -> dict[str, str]:
+    """The taps at the ends of the parts of a classifier or segmenter, in forward order, and what the parts are."""
+    layer = "mobilevit.encoder.layer."
+    titles = {"mobilevit.conv_stem": "Stem: a convolution with stride 2"}
+    for i, depth in enumerate(MOBILENET_DEPTHS):
+        titles[f"{layer}{i}"] = f"Encoder layer {i}: {depth} inverted residual{'s' * (depth > 1)}"
+    for i in range(len(MOBILENET_DEPTHS), len(MOBILENET_DEPTHS) + len(TRANSFORMER_DEPTHS)):
+        titles[f"{layer}{i}"] = f"Encoder layer {i}: MobileViT block"
+    if segments:
+        return titles | {
+            "segmentation_head.aspp": "Head: atrous spatial pyramid pooling",
+            "segmentation_head": "Head: a score for every class and pixel",
+        }
+    return titles | {
+        "mobilevit.conv_1x1_exp": "Widening convolution",
+        "classifier": "Head: mean over the map, and a score for every class",
+    }
+
+
+class _Maps(NamedTuple):
+    """Shape, channels and maps of a :class:`Stage`."""
+
+    shape: tuple[int, int, int] | None
+    channels: tuple[int, ...]
+    maps: NDArray[np.float32]
+
+
+def _strongest(x: Array) -> _Maps:
+    """The channels of (C, H, W) whose values vary most."""
+    varies = x.std(axis=(1, 2))
+    channels = np.sort(np.argsort(-varies, kind="stable")[:MOST_CHANNELS])
+    depth, height, width = x.shape
+    return _Maps((depth, height, width), tuple(channels.tolist()), x[channels].astype(np.float32))
+
+
+def _macs(pipeline: Pipeline, x: Array, stages: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Multiply-accumulates of each stage, and how many of them in its transformer."""
+    rows = cost_table(pipeline.config, (x.shape[2], x.shape[3]), head=pipeline.network.head).rows
+    found: dict[str, tuple[int, int]] = {}
+    for stage in stages:
+        own = [row for row in rows if row.name.startswith(stage)]
+        rows = tuple(row for row in rows if row not in own)
+        inner = [row for row in own if row.name.startswith(f"{stage}.transformer.")]
+        found[stage] = sum(row.macs for row in own), sum(row.macs for row in inner)
+    return found
+
+
+def _times(network: PreTrainedModel, x: Array, stages: Iterable[str]) -> dict[str, tuple[float, float]]:
+    """Seconds that each stage takes, and how many of them its transformer, in the fastest of a few runs."""
+    stages = list(stages)
+    runs = [_moments(network, x)]
+    while len(runs) < MOST_TIMED_RUNS and sum(run[stages[-1]] for run in runs) < TIMED_SECONDS:
+        runs.append(_moments(network, x))
+    moments = min(runs, key=lambda run: run[stages[-1]])
+    starts = [0.0, *(moments[name] for name in stages)]
+    seconds = {name: moments[name] - start for name, start in zip(stages, starts, strict=False)}
+    within = {name: moments.get(f"{name}.transformer", 0.0) - moments.get(f"{name}.conv_1x1", 0.0) for name in stages}
+    return {name: (seconds[name], within[name]) for name in stages}
+
+
+def _moments(network: PreTrainedModel, x: Array) -> dict[str, float]:
+    """When the value of each tap is there, in seconds from the begin of a forward pass."""
+    moments: dict[str, float] = {}
+    begin = time.perf_counter()
+
+    def note(name: str, _: Array) -> None:
+        moments[name] = time.perf_counter() - begin
+
+    network.forward(dataclasses.replace(network.scope(note), wants=lambda name: False), x)
+    return moments

@@ -1,0 +1,217 @@
+"""What is measured of a network at a picture."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from commandline import ROOT
+from networks import make_model, pixels, tiny
+
+import npmobilevit as nm
+from npmobilevit.cost import cost_table
+from npmobilevit.explanation.evidence import MOST_CHANNELS, class_maps, gather, look_inside, occlude, seen_by_network
+from npmobilevit.pipeline import Pipeline
+
+CHELSEA = ROOT / "reference" / "images" / "chelsea.png"
+SETTINGS = {"size": {"shortest_edge": 72}, "crop_size": {"height": 64, "width": 64}}
+
+
+def made_pipeline(head, **changes):
+    model = make_model(head, tiny(**changes), precision="float32", engine="fast")
+    return Pipeline("made", model, nm.MobileViTImageProcessor(**SETTINGS))
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return made_pipeline("classification")
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    return made_pipeline("segmentation", output_stride=16)
+
+
+# the picture
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_the_picture_is_what_pixel_values_hold(classifier, flip):
+    processor = dataclasses.replace(classifier.processor, do_flip_channel_order=flip)
+    values = Pipeline("made", classifier.network, processor).pixel_values(CHELSEA)
+    seen = seen_by_network(values, processor)
+    assert (seen.shape, seen.dtype) == ((64, 64, 3), np.uint8)
+    rgb = values[0, ::-1] if flip else values[0]
+    np.testing.assert_allclose(np.moveaxis(seen, -1, 0) / 255, rgb, atol=1e-6)
+
+
+def test_a_classifier_sees_the_crop_and_a_segmenter_the_whole(classifier, segmenter):
+    found = gather(classifier, CHELSEA)
+    assert (found.picture_size, found.seen.shape) == ((300, 451), (64, 64, 3))
+    assert found.geometry.resized == (72, 108)
+    found = gather(segmenter, CHELSEA)
+    assert found.seen.shape == (72, 108, 3)
+    assert found.geometry.network == (72, 108)
+    assert segmenter.processor.do_center_crop
+
+
+def test_a_file_is_read_once(classifier):
+    with CHELSEA.open("rb") as file:
+        found = gather(classifier, file)
+    np.testing.assert_array_equal(found.seen, gather(classifier, CHELSEA).seen)
+
+
+def test_options_of_reading_and_limits_reach_their_places(classifier):
+    values = np.linspace(-5, 5, 40 * 50 * 3).reshape(3, 40, 50)
+    found = gather(classifier, values, layout="CHW", value_range=(-5, 5))
+    expected = classifier.pixel_values(values, layout="CHW", value_range=(-5, 5))
+    np.testing.assert_array_equal(found.seen, seen_by_network(expected, classifier.processor))
+    for option in ("max_pixels", "max_resized_pixels", "max_network_pixels"):
+        with pytest.raises(nm.ImageError):
+            gather(classifier, CHELSEA, **{option: 50})
+
+
+# the answer
+
+
+def test_the_answer_of_a_classifier_is_that_of_predict(classifier):
+    found = gather(classifier, CHELSEA)
+    assert list(found.predictions) == list(classifier.predict(CHELSEA))
+    assert (found.segmentation, found.class_maps) == (None, ())
+
+
+def test_the_answer_of_a_segmenter_is_that_of_segment(segmenter):
+    found = gather(segmenter, CHELSEA)
+    expected = segmenter.segment(CHELSEA)
+    np.testing.assert_array_equal(found.segmentation.mask, expected.mask)
+    assert found.segmentation.classes == expected.classes
+    assert (found.predictions, found.occlusion) == (None, None)
+    assert [one.found for one in found.class_maps] == list(expected.classes)
+
+
+def test_class_maps_are_softmax_probabilities():
+    logits = np.random.default_rng(0).normal(size=(20, 3, 4)) * 3
+    found = [nm.SegmentedClass(i, str(i), 0.1, 0.5) for i in (7, 2, *range(8, 20))]
+    maps = class_maps(SimpleNamespace(classes=found), logits)
+    assert [one.found.id for one in maps] == [7, 2, *range(8, 18)]  # twelve
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=0)
+    for one in maps:
+        np.testing.assert_allclose(one.probability, probabilities[one.found.id], rtol=1e-6)
+
+
+def cornered(score):
+    """A pipeline whose network looks at some pixels alone: `score` of (1, 3, H, W) is the logit of class 1."""
+
+    def network(x):
+        return SimpleNamespace(logits=np.array([[0.0, score(x)]]))
+
+    config = tiny(num_labels=2)
+    return SimpleNamespace(network=network, config=config, processor=nm.MobileViTImageProcessor())
+
+
+def test_occlusion_finds_the_corner_that_a_network_looks_at():
+    x = np.zeros((1, 3, 64, 64), np.float32)
+    x[:, :, :8, 56:] = 1
+    pipeline = cornered(lambda x: 8 * float(x[:, :, :8, 56:].mean()) - 4)
+    found = occlude(pipeline, x, 1)
+    assert (found.stride, found.side, found.fall.shape) == (8, 16, (8, 8))
+    touched = found.fall > 1e-9
+    expected = np.zeros((8, 8), bool)
+    expected[:2, 6:] = True  # the patch reaches half a stride beyond its square
+    np.testing.assert_array_equal(touched, expected)
+    assert np.unravel_index(found.fall.argmax(), (8, 8)) == (0, 7)
+    before, after = 1 / (1 + np.exp(-4)), 1 / 2  # grey has the logit 0
+    np.testing.assert_allclose(found.fall[0, 7], before - after, rtol=1e-6)
+    np.testing.assert_array_equal(x[:, :, 0, 63], 1)  # the pixel values are whole
+
+
+def test_occlusion_shows_where_covering_helps():
+    x = np.zeros((1, 3, 40, 24), np.float32)
+    found = occlude(cornered(lambda x: float(x[:, :, -5:, :5].sum())), x, 1)
+    assert (found.stride, found.side, found.fall.shape) == (5, 10, (8, 5))
+    assert found.fall.min() == found.fall[7, 0] < 0
+    assert found.fall.max() == 0
+
+
+def test_the_number_of_forward_passes_is_bounded():
+    calls = []
+    pipeline = cornered(lambda x: calls.append(x.shape) or 0.0)
+    occlude(pipeline, np.zeros((1, 3, 199, 200), np.float32), 1)
+    assert len(calls) == 65
+    calls.clear()
+    occlude(pipeline, np.zeros((1, 3, 3, 5), np.float32), 1)
+    assert len(calls) == 16
+
+
+# the inside
+
+
+def test_each_stage_shows_maps_of_its_tap(classifier):
+    x = classifier.pixel_values(CHELSEA)
+    taps = classifier.network.taps(x)
+    stages = look_inside(classifier, x).stages
+    assert [stage.name.removeprefix("mobilevit.") for stage in stages] == [
+        "conv_stem", *(f"encoder.layer.{i}" for i in range(5)), "conv_1x1_exp", "classifier",
+    ]  # fmt: skip
+    for stage in stages[:-1]:
+        value = taps[stage.name][0]
+        assert stage.shape == value.shape
+        assert len(stage.channels) == min(MOST_CHANNELS, len(value))
+        np.testing.assert_array_equal(stage.maps, value[list(stage.channels)])
+        left_out = np.delete(value, stage.channels, axis=0)
+        assert not len(left_out) or left_out.std(axis=(1, 2)).max() <= stage.maps.std(axis=(1, 2)).min() + 1e-7
+    assert stages[-1].shape is None
+
+
+def test_only_the_most_varied_channels_are_shown(segmenter):
+    config = tiny(aspp_out_channels=MOST_CHANNELS + 6, output_stride=16)
+    pipeline = Pipeline("made", make_model("segmentation", config, precision="float32"), segmenter.processor)
+    x = pixels(1, 3, 64, 64, dtype=np.float32)
+    stage = next(s for s in look_inside(pipeline, x).stages if s.name.endswith("aspp"))
+    value = pipeline.network.taps(x, stage.name)[stage.name][0]
+    order = sorted(range(len(value)), key=lambda i: -value[i].std())
+    assert list(stage.channels) == sorted(order[:MOST_CHANNELS])
+
+
+@pytest.mark.parametrize("kind", ["classifier", "segmenter"])
+def test_time_and_multiplications_are_shared_out_whole(kind, request):
+    pipeline = request.getfixturevalue(kind)
+    x = pixels(1, 3, 96, 64, dtype=np.float32)
+    stages = look_inside(pipeline, x).stages
+    total = cost_table(pipeline.config, (96, 64), head=pipeline.network.head).total()
+    assert sum(stage.macs for stage in stages) == total.macs
+    for stage in stages:
+        assert stage.seconds > 0
+        has_transformer = stage.name.rpartition("layer.")[2] in ("2", "3", "4")
+        assert (stage.transformer_macs > 0, stage.transformer_seconds > 0) == (has_transformer, has_transformer)
+        assert stage.transformer_macs <= stage.macs
+        assert stage.transformer_seconds <= stage.seconds
+
+
+def test_looking_changes_nothing_and_repeats(classifier):
+    x = pixels(1, 3, 64, 64, dtype=np.float32)
+    one, other = look_inside(classifier, x), look_inside(classifier, x)
+    logits, _ = classifier.network.forward(classifier.network.scope(), x)
+    np.testing.assert_array_equal(one.logits, logits[0])
+    for a, b in zip(one.attention, other.attention, strict=True):
+        np.testing.assert_array_equal(a.levels, b.levels)
+        np.testing.assert_array_equal(a.peaks, b.peaks)
+
+
+# errors
+
+
+def test_a_model_without_a_head_is_refused(classifier):
+    with pytest.raises(nm.ConfigError) as caught:
+        gather(Pipeline("made", make_model(None, precision="float32"), classifier.processor), CHELSEA)
+    assert caught.value.code == "not-a-classifier"
+
+
+def test_too_little_memory_is_an_error_of_the_picture(classifier, monkeypatch):
+    def exhausted(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("npmobilevit.explanation.evidence.look_inside", exhausted)
+    with pytest.raises(nm.ImageError) as caught:
+        gather(classifier, CHELSEA)
+    assert caught.value.code == "image-memory"
