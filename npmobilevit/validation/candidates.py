@@ -15,7 +15,7 @@ import os
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
@@ -43,6 +43,7 @@ DTYPES = (
     "bool",
 )
 LAYOUTS = ("NCHW", "NHWC")
+KERNEL_LAYOUTS = ("OIHW", "OHWI")  # of parameters
 RAW, HEX, NPY = (".raw", ".bin"), (".hex", ".mem", ".txt"), (".npy",)
 
 _HEADER_BYTES = 20_000  # more than the header of an .npy file of one array may take
@@ -70,6 +71,8 @@ class Candidate:
         Smallest and largest value that each quantised tap can hold.
     parameter_scales : mapping of str to float
         Steps of quantised weights, by parameter.
+    parameters : mapping of str to ndarray
+        Values of those that the manifest names files of, as `tensors` has them; kernels as O, I, H, W.
     producer : mapping of str to str
         Who made the tensors, as far as they say.
     """
@@ -79,6 +82,7 @@ class Candidate:
     scales: Mapping[str, float] = dataclasses.field(default_factory=dict)
     ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     parameter_scales: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    parameters: Mapping[str, Array] = dataclasses.field(default_factory=dict)
     producer: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -451,7 +455,7 @@ def _npy_file(path: Path, size: int, header: _Npy) -> Array:
 
 
 class _Entry(NamedTuple):
-    """A tap of a manifest."""
+    """A tap of a manifest, or a parameter with a file."""
 
     read: Callable[[], Array]  # as stored, bfloat16 as float32
     dtype: str
@@ -462,7 +466,7 @@ class _Entry(NamedTuple):
     def values(self) -> Array:
         """The real numbers, channels before pixels."""
         array = self.read()
-        if self.layout == "NHWC" and array.ndim == 4:
+        if self.layout in ("NHWC", "OHWI") and array.ndim == 4:
             array = array.transpose(0, 3, 1, 2)
         return array if self.scale is None else (array.astype(np.float64) - self.zero_point) * self.scale
 
@@ -475,31 +479,43 @@ def _of_manifest(folder: Path) -> Candidate:
     taps = _object(manifest.get("taps"), f"{path}: taps")
     _check_names(taps, str(path))
     entries = {name: _entry(folder, value, f"{path}: tap {shown([name])}") for name, value in taps.items()}
-    parameters = _object(manifest.get("parameters", {}), f"{path}: parameters")
+    parameter_scales, parameters = _parameters(folder, manifest.get("parameters", {}), path)
     quantized = {name: entry for name, entry in entries.items() if entry.scale is not None}
     return Candidate(
         tensors=LazyTensors({name: entry.values for name, entry in entries.items()}),
         dtypes=MappingProxyType({name: entry.dtype for name, entry in entries.items()}),
         scales=MappingProxyType({name: entry.scale for name, entry in quantized.items() if entry.scale is not None}),
         ranges=MappingProxyType({name: _range(entry) for name, entry in quantized.items()}),
-        parameter_scales=MappingProxyType(
-            {name: _parameter_scale(value, f"{path}: parameter {shown([name])}") for name, value in parameters.items()}
-        ),
+        parameter_scales=MappingProxyType(parameter_scales),
+        parameters=LazyTensors({name: entry.values for name, entry in parameters.items()}),
         producer=MappingProxyType(_texts(manifest.get("producer", {}), f"{path}: producer")),
     )
 
 
-def _entry(folder: Path, value: object, where: str) -> _Entry:
+def _parameters(folder: Path, value: object, path: Path) -> tuple[dict[str, float], dict[str, _Entry]]:
+    """The scales of a manifest's parameters, and the files of those that have one."""
+    scales: dict[str, float] = {}
+    entries: dict[str, _Entry] = {}
+    for name, entry in _object(value, f"{path}: parameters").items():
+        where = f"{path}: parameter {shown([name])}"
+        fields = _object(entry, where)
+        scales[name] = _positive(fields.get("scale"), where)
+        if fields.keys() != {"scale"}:
+            entries[name] = _entry(folder, fields, where, KERNEL_LAYOUTS)
+    return scales, entries
+
+
+def _entry(folder: Path, value: object, where: str, layouts: Sequence[str] = LAYOUTS) -> _Entry:
     fields = _object(value, where)
     _refuse_unknown(fields, {"file", "dtype", "shape", "layout", "scale", "zero_point"}, where)
     path = _inside(folder, fields.get("file"), where)
-    dtype, layout = fields.get("dtype"), fields.get("layout", "NCHW")
+    dtype, layout = fields.get("dtype"), fields.get("layout", layouts[0])
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise BundleError(
             f"{where}: dtype must be one of {', '.join(DTYPES)}, found {repr(dtype)[:80]}", "bundle-dtype"
         )
-    if not isinstance(layout, str) or layout not in LAYOUTS:
-        raise BundleError(f"{where}: layout must be NCHW or NHWC, found {repr(layout)[:80]}", "bundle-layout")
+    if not isinstance(layout, str) or layout not in layouts:
+        raise BundleError(f"{where}: layout must be {' or '.join(layouts)}, found {repr(layout)[:80]}", "bundle-layout")
     stored = np.dtype("uint16" if dtype == "bfloat16" else dtype).newbyteorder("<")
     shape = fields.get("shape")
     _check_shape(shape, stored.itemsize, where)
@@ -601,12 +617,6 @@ def _range(entry: _Entry) -> tuple[float, float]:
     assert entry.scale is not None
     limits = np.iinfo(entry.dtype)
     return (limits.min - entry.zero_point) * entry.scale, (limits.max - entry.zero_point) * entry.scale
-
-
-def _parameter_scale(value: object, where: str) -> float:
-    fields = _object(value, where)
-    _refuse_unknown(fields, {"scale"}, where)
-    return _positive(fields.get("scale"), where)
 
 
 def _object(value: object, where: str) -> dict[str, Any]:

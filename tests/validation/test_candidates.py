@@ -494,6 +494,39 @@ def test_quantized_taps_become_real_numbers(tmp_path):
 TAP = {"file": "a.raw", "dtype": "int16", "shape": [2, 3]}
 
 
+def test_parameters_may_lie_in_files(tmp_path):
+    kernel = np.arange(24, dtype=np.int8).reshape(2, 3, 4, 1)  # O, H, W, I
+    (tmp_path / "w.raw").write_bytes(kernel.tobytes())
+    (tmp_path / "a.raw").write_bytes(bytes(12))
+    entry = {"file": "w.raw", "dtype": "int8", "shape": [2, 3, 4, 1], "layout": "OHWI", "scale": 0.25}
+    parameters = {"conv.weight": entry, "conv.bias": {"scale": 2}}
+    found = read_candidate(write_manifest(tmp_path, {"a": TAP}, parameters=parameters))
+    same(found.parameters, {"conv.weight": kernel.transpose(0, 3, 1, 2) / 4.0})
+    assert dict(found.parameter_scales) == {"conv.weight": 0.25, "conv.bias": 2.0}
+    assert list(found.tensors) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"scale": None}, "bundle-scale"),
+        ({"scale": -1}, "bundle-scale"),
+        ({"file": "../outside.raw"}, "bundle-outside"),
+        ({"file": "missing.raw"}, "bundle-file-missing"),
+        ({"file": None}, "bundle-manifest"),
+        ({"shape": [2, 4]}, "bundle-size"),
+        ({"dtype": "float16"}, "bundle-scale"),
+        ({"layout": "NHWC"}, "bundle-layout"),
+        ({"step": 1}, "bundle-manifest"),
+    ],
+)
+def test_a_parameter_that_cannot_be_is_named(folder, change, code):
+    parameters = {"odd": TAP | {"scale": 0.5} | change}
+    error = refusal(write_manifest(folder, {"fine": TAP}, parameters=parameters))
+    assert error.code == code
+    assert "'odd'" in str(error) or code == "bundle-file-missing"
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Files of a manifest, and some outside of it."""

@@ -181,3 +181,53 @@ def test_files_are_whole_or_not_there(tmp_path, monkeypatch):
         export(made(a=np.ones(2), b=np.ones(2)), tmp_path)
     assert caught.value.code == "bundle-unwritable"
     assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
+
+
+# Words
+
+
+WORDS = np.arange(-12, 12, dtype=np.int8).reshape(1, 2, 3, 4)
+
+
+@pytest.mark.parametrize("form", ["npy", "raw", "hex", "mem"])
+def test_words_and_their_scales_are_read_back(tmp_path, form):
+    bias = np.array([-(2**31), 7], np.int32)
+    written = export(
+        made(map=WORDS, tokens=np.array([[-32768, 1]], np.int16)),
+        tmp_path,
+        form=form,
+        layout="NHWC",
+        dtype="float16",  # is for floats, and there are none
+        scales={"map": 2.0**-4, "tokens": 2.0, "a.weight": 0.5, "a.bias": 2.0**-20},
+        parameters={"a.weight": WORDS, "a.bias": bias},
+    )
+    found = read_candidate(tmp_path)
+    np.testing.assert_array_equal(found.tensors["map"], WORDS / 16.0, strict=True)
+    np.testing.assert_array_equal(found.tensors["tokens"], [[-65536.0, 2.0]])
+    np.testing.assert_array_equal(found.parameters["a.weight"], WORDS / 2.0, strict=True)
+    np.testing.assert_array_equal(found.parameters["a.bias"], bias * 2.0**-20)
+    assert dict(found.parameter_scales) == {"a.weight": 0.5, "a.bias": 2.0**-20}
+    assert dict(found.dtypes) == {"map": "int8", "tokens": "int16"}
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    entry = {"dtype": "int8", "shape": [1, 3, 4, 2]}
+    assert manifest["taps"]["map"] == {"file": f"map.{form}", **entry, "layout": "NHWC", "scale": 2.0**-4}
+    weight = {"file": f"a.weight.{form}", **entry, "layout": "OHWI", "scale": 0.5}
+    assert manifest["parameters"]["a.weight"] == weight
+    assert [path.name for path in written] == [
+        *(f"{name}.{form}" for name in ("map", "tokens", "a.weight", "a.bias")),
+        "manifest.json",
+    ]
+
+
+def test_memory_files_are_words_of_twos_complement(tmp_path):
+    words = {"a": np.array([-128, -1, 0, 127], np.int8), "b": np.array([-32768, 258], np.int16)}
+    export(made(**words), tmp_path, form="mem", scales={"a": 1.0, "b": 1.0})
+    assert (tmp_path / "a.mem").read_text() == "80\nFF\n00\n7F\n"
+    assert (tmp_path / "b.mem").read_text() == "8000\n0102\n"
+
+
+def test_a_parameter_without_a_scale_is_refused(tmp_path):
+    with pytest.raises(BundleError, match="a\\.weight") as caught:
+        export(made(a=np.ones(2)), tmp_path, parameters={"a.weight": WORDS})
+    assert caught.value.code == "bundle-scale"
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,395 @@
+"""Single layers of a network in fixed point: words in, words out, for the test bench of a circuit.
+
+A layer is a convolution with its batch normalisation folded in (``MobileViTConvLayer`` without its activation), or a
+linear one. Each runs on the words of what the float network puts into it, and on nothing that another fixed-point
+layer made. What the files are is described in reference/fixed_point.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from npmobilevit.checkpoints import shown
+from npmobilevit.engine import folding
+from npmobilevit.errors import BundleError, ConfigError, ShapeError
+from npmobilevit.files import write_atomically
+from npmobilevit.fixed_point.formats import (
+    Doubles,
+    Integers,
+    QFormat,
+    Rounding,
+    check_rounding,
+    quantize,
+    requantize,
+)
+from npmobilevit.fixed_point.layers import ACCUMULATOR_WIDTHS, WORD_WIDTHS, conv2d, linear
+from npmobilevit.fixed_point.ranges import Range
+from npmobilevit.models import PreTrainedModel
+from npmobilevit.ops.arrays import Array, pair
+from npmobilevit.validation.bundles import PIXELS, Bundle, path_of
+from npmobilevit.validation.exports import Layout, export, require_empty
+
+FORMAT = "npmobilevit-fixed-point/1"
+LAYERS = "layers.json"
+RECORDED = "recorded"
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A layer, and what it is connected to.
+
+    Attributes
+    ----------
+    name : str
+        Of transformers' module: that of the convolution layer, not of the convolution in it.
+    operation : {"conv2d", "linear"}
+    inputs : tuple of str
+        The tap that it reads, or those that are joined along the channels to its input.
+    output : str
+        The tap that it writes: the normalisation, where there is one.
+    geometry : mapping
+        Stride, padding and dilation of a convolution, (height, width) each, and its groups.
+    """
+
+    name: str
+    operation: str
+    inputs: tuple[str, ...]
+    output: str
+    geometry: Mapping[str, Any]
+
+
+class Arithmetic(NamedTuple):
+    """How layers are computed.
+
+    Attributes
+    ----------
+    width : {8, 16}
+        Bits of inputs, weights and outputs.
+    accumulator : {32, 64}
+    rounding : {"half-even", "half-up", "truncate"}
+        From the accumulator to the output. What is rounded before the circuit runs, weights, biases and the inputs,
+        is always rounded to nearest, halves to even.
+    """
+
+    width: int = 8
+    accumulator: int = 32
+    rounding: Rounding = "half-even"
+
+
+class Vectors(NamedTuple):
+    """A layer in words, with the format of each: what goes in, its parameters, and what has to come out.
+
+    `shift` is what the accumulator is shifted to the right by; its steps are those of the input times those of the
+    weight.
+    """
+
+    inputs: Mapping[str, Integers]
+    weight: Integers
+    bias: Integers
+    output: Integers
+    input_format: QFormat
+    weight_format: QFormat
+    bias_format: QFormat
+    output_format: QFormat
+    shift: int
+
+
+def layer_names(network: PreTrainedModel) -> list[str]:
+    """The layers of a network that can be had in fixed point, in the order of its parameters."""
+    weights = [name.removesuffix(".weight") for name, x in network.parameters().items() if x.ndim > 1]
+    return [name.removesuffix(".convolution") for name in weights]
+
+
+def traced(network: PreTrainedModel, names: Collection[str]) -> list[Layer]:
+    """Find what layers are connected to, by a forward pass over a small blank picture.
+
+    Parameters
+    ----------
+    network : PreTrainedModel
+    names : collection of str
+        See :func:`layer_names`.
+
+    Returns
+    -------
+    list of Layer
+        In the order of the forward pass.
+
+    Raises
+    ------
+    ConfigError
+        If there is no layer of a name, or its input is neither a tap nor made of taps.
+    """
+    known = layer_names(network)
+    unknown = sorted(set(names) - set(known))
+    if unknown or not names:
+        near = difflib.get_close_matches(unknown[0], known, n=3) if unknown else []
+        advice = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {shown(known)}"
+        raise ConfigError(f"the network has no convolution or linear layer {shown(unknown)}; {advice}", "layer-unknown")
+    scope = network.scope()
+    owners = {id(value): name.removesuffix(".weight") for name, value in scope.weights.items()}
+    held: list[Array] = []  # so that no array of the pass takes the place, and the id, of another
+    taps: dict[int, tuple[str, ...]] = {}
+    found: dict[str, Layer] = {}
+
+    def listen(name: str, x: Array) -> None:
+        held.append(x)
+        taps[id(x)] = (name,)  # of several names for one array the last, which is that of the block
+
+    def join(parts: Sequence[Array]) -> Array:
+        joined = scope.ops.concat_channels(parts)
+        held.append(joined)
+        if all(id(part) in taps for part in parts):
+            taps[id(joined)] = tuple(name for part in parts for name in taps[id(part)])
+        return joined
+
+    def note(operation: str, x: Array, weight: Array, geometry: Mapping[str, Any]) -> None:
+        owner = owners[id(weight)]
+        name = owner.removesuffix(".convolution")
+        if name not in names:
+            return
+        if id(x) not in taps:
+            raise ConfigError(
+                f"the input of {name} is neither a tap nor taps joined along the channels, so that there is no "
+                "recording of it; name other layers",
+                "layer-input",
+            )
+        norm = f"{name}.normalization"
+        output = norm if f"{norm}.weight" in scope.weights else owner
+        found[name] = Layer(name, operation, taps[id(x)], output, geometry)
+
+    def convolution(x: Array, *, weight: Array, groups: int, **geometry: Any) -> Array:
+        pairs = {key: geometry[key] for key in ("stride", "padding", "dilation")}
+        pairs = {key: pair(key, value, minimum=0) for key, value in pairs.items()}
+        note("conv2d", x, weight, {**pairs, "groups": groups})
+        return scope.ops.conv2d(x, weight=weight, groups=groups, **geometry)
+
+    def affine(x: Array, *, weight: Array, **bias: Array) -> Array:
+        note("linear", x, weight, {})
+        return scope.ops.linear(x, weight=weight, **bias)
+
+    side = network.config.output_stride
+    blank = np.zeros((1, network.config.num_channels, side, side), network.dtype)
+    listen(PIXELS, blank)
+    listening = dataclasses.replace(
+        scope, tap=listen, ops=scope.ops._replace(conv2d=convolution, linear=affine, concat_channels=join)
+    )
+    network.forward(listening, blank)
+    return list(found.values())
+
+
+def recorded_formats(layers: Sequence[Layer], ranges: Mapping[str, Range], width: int) -> dict[str, QFormat]:
+    """The format of every tap that has a range: that which holds it, or the coarsest of those that are joined.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        Which taps are joined.
+    ranges : mapping of str to Range
+    width : {8, 16}
+
+    Returns
+    -------
+    dict of str to QFormat
+    """
+    formats = {name: QFormat.holding(width, found.minimum, found.maximum) for name, found in ranges.items()}
+    while True:
+        before = dict(formats)
+        for layer in layers:
+            coarsest = min((formats[name] for name in layer.inputs), key=lambda format: format.fraction)
+            formats |= dict.fromkeys(layer.inputs, coarsest)
+        if formats == before:  # a tap may be joined in two places
+            return formats
+
+
+def quantized(bundle: Bundle, formats: Mapping[str, QFormat]) -> tuple[Bundle, dict[str, float]]:
+    """A recording in words.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    formats : mapping of str to QFormat
+        Of every tap.
+
+    Returns
+    -------
+    Bundle
+    dict of str to float
+        The scale of each tap, for :func:`npmobilevit.validation.export`.
+    """
+    words = {name: quantize(array, formats[name]) for name, array in bundle.items()}
+    return Bundle(words, bundle.facts, {}, {}), {name: formats[name].step for name in words}
+
+
+def vectors(
+    network: PreTrainedModel,
+    layer: Layer,
+    recorded: Mapping[str, Array],
+    formats: Mapping[str, QFormat],
+    output_range: Range,
+    arithmetic: Arithmetic,
+) -> Vectors:
+    """Compute a layer in fixed point on a recorded input.
+
+    Parameters
+    ----------
+    network : PreTrainedModel
+    layer : Layer
+    recorded : mapping of str to array
+        The layer's inputs, as the float network makes them.
+    formats : mapping of str to QFormat
+        Theirs: see :func:`recorded_formats`.
+    output_range : Range
+        Of the layer's output, which its format has to hold.
+    arithmetic : Arithmetic
+
+    Returns
+    -------
+    Vectors
+
+    Raises
+    ------
+    ShapeError
+        If the accumulator could overflow; the message names the layer.
+    """
+    width, accumulator, rounding = arithmetic
+    weights = network.parameters()
+    find = folding.convolution if layer.operation == "conv2d" else folding.linear
+    weight, bias = find(weights, layer.name)
+    inputs = {name: quantize(recorded[name], formats[name]) for name in layer.inputs}
+    input_format = formats[layer.inputs[0]]
+    weight_format = QFormat.holding(width, float(weight.min()), float(weight.max()))
+    bias_format = QFormat(accumulator, input_format.fraction + weight_format.fraction)
+    output_format = QFormat.holding(width, output_range.minimum, output_range.maximum)
+    words = quantize(weight, weight_format)
+    x = np.concatenate(list(inputs.values()), axis=1) if len(inputs) > 1 else inputs[layer.inputs[0]]
+    shift = bias_format.fraction - output_format.fraction
+    try:
+        shifts = _bias_words(bias, bias_format)
+        if layer.operation == "conv2d":
+            sums = conv2d(x, weight=words, bias=shifts, accumulator=accumulator, **layer.geometry)
+        else:
+            sums = linear(x, weight=words, bias=shifts, accumulator=accumulator)
+    except ShapeError as error:
+        raise ShapeError(f"{layer.name}: {error}", error.code) from error
+    output = requantize(sums, shift=shift, width=width, rounding=rounding)
+    return Vectors(inputs, words, shifts, output, input_format, weight_format, bias_format, output_format, shift)
+
+
+def _bias_words(bias: Doubles, format: QFormat) -> Integers:
+    """Words of the accumulator; no bias may saturate, for nobody would see it."""
+    if bias.size and (bias.max() > format.largest or bias.min() < format.smallest):
+        raise ShapeError(
+            f"the bias reaches {np.abs(bias).max():.4g}, beyond {format.largest:.4g} of an accumulator of "
+            f"{format.width} bits with {format.fraction} behind the point; take a wider accumulator or narrower words",
+            "accumulator-overflow",
+        )
+    return quantize(bias, format)
+
+
+def export_layers(
+    network: PreTrainedModel,
+    layers: Sequence[Layer],
+    recorded: Bundle,
+    ranges: Mapping[str, Range],
+    folder: str | os.PathLike[str],
+    *,
+    arithmetic: Arithmetic,
+    layout: Layout = "NCHW",
+    force: bool = False,
+) -> list[Path]:
+    """Write the test vectors of some layers: memory files for ``$readmemh``, and what describes them.
+
+    Parameters
+    ----------
+    network : PreTrainedModel
+    layers : sequence of Layer
+        From :func:`traced`.
+    recorded : Bundle
+        One input of the network, with "pixel_values", the inputs of all layers and whatever else is to be written.
+    ranges : mapping of str to Range
+        Of all taps of `recorded` and all outputs of the layers, over as many pictures as there are.
+    folder : path
+        Made if need be. "recorded" in it has the recorded taps; it has itself what the layers have to make of them,
+        and their parameters; "layers.json" tells which is which.
+    arithmetic : Arithmetic
+    layout : {"NCHW", "NHWC"}
+        Of maps; kernels are "OIHW" or "OHWI".
+    force : bool
+        Write into a folder that is not empty.
+
+    Returns
+    -------
+    list of Path
+
+    Raises
+    ------
+    ConfigError
+        If an option is none of the above.
+    ShapeError
+        If the accumulator of a layer could overflow.
+    BundleError
+        If a file cannot be written.
+    """
+    check_arithmetic(arithmetic)
+    target = path_of(folder)
+    require_empty(target, force=force)
+    formats = recorded_formats(layers, ranges, arithmetic.width)
+    words, scales = quantized(recorded, formats)
+    made = {
+        layer.name: vectors(network, layer, recorded, formats, ranges[layer.output], arithmetic) for layer in layers
+    }
+    written = export(words, target / RECORDED, form="mem", layout=layout, scales=scales, force=force)
+    entries = {layer.name: _described(layer, made[layer.name]) for layer in layers}
+    document = {"format": FORMAT, **arithmetic._asdict(), "layers": entries}
+    try:
+        write_atomically(target / LAYERS, f"{json.dumps(document, indent=1)}\n".encode())
+    except OSError as error:
+        raise BundleError(f"{target} cannot be written: {error}", "bundle-unwritable") from error
+    outputs = {layer.output: made[layer.name].output for layer in layers}
+    parameters: dict[str, Integers] = {}
+    of_layers: dict[str, float] = {}
+    for layer in layers:
+        found = made[layer.name]
+        parameters |= {f"{layer.name}.weight": found.weight, f"{layer.name}.bias": found.bias}
+        of_layers |= {f"{layer.name}.weight": found.weight_format.step, f"{layer.name}.bias": found.bias_format.step}
+        of_layers[layer.output] = found.output_format.step
+    made_taps = Bundle(outputs, recorded.facts, {}, {})
+    described = export(
+        made_taps, target, form="mem", layout=layout, scales=of_layers, parameters=parameters, force=True
+    )
+    return [*written, target / LAYERS, *described]
+
+
+def check_arithmetic(arithmetic: Arithmetic) -> None:
+    """Raise ConfigError unless all is one of what there is."""
+    check_rounding(arithmetic.rounding)
+    if arithmetic.width not in WORD_WIDTHS:
+        raise ConfigError(f"width must be 8 or 16, found {arithmetic.width!r}", "width")
+    if arithmetic.accumulator not in ACCUMULATOR_WIDTHS:
+        raise ConfigError(f"accumulator must be 32 or 64, found {arithmetic.accumulator!r}", "accumulator")
+
+
+def _described(layer: Layer, found: Vectors) -> dict[str, Any]:
+    return {
+        "operation": layer.operation,
+        "inputs": list(layer.inputs),
+        "weight": f"{layer.name}.weight",
+        "bias": f"{layer.name}.bias",
+        "output": layer.output,
+        **layer.geometry,
+        "formats": {
+            "input": str(found.input_format),
+            "weight": str(found.weight_format),
+            "bias": str(found.bias_format),
+            "output": str(found.output_format),
+        },
+        "shift": found.shift,
+    }
