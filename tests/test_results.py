@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import json
 import pickle
 
@@ -15,6 +16,23 @@ from npmobilevit.visual import palettes
 PREDICTIONS = nm.Predictions(
     [nm.Prediction("tabby <cat>", 0.75, 3), nm.Prediction("dog", 0.031, 1)], model="made-up", picture=b""
 )
+
+
+def jpeg(height, width):
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), (200, 10, 20)).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def reddish(image):
+    """Where the picture of `jpeg` shows."""
+    return (np.abs(np.asarray(image).astype(int) - [200, 10, 20]) <= 3).all(axis=-1)
+
+
+def blue_lengths(image):
+    """Of the bars, from above."""
+    rows = (np.asarray(image) == [59, 130, 246]).all(axis=-1).sum(axis=1).tolist()
+    return [length for length, _ in itertools.groupby(rows) if length]
 
 
 def segmentation(**changes):
@@ -45,6 +63,56 @@ def test_slices_are_predictions_too():
     assert PREDICTIONS[:1].model == "made-up"
     assert str(PREDICTIONS[1:]) == "  3.1%  dog                  #"
     assert PREDICTIONS[-1] == ("dog", 0.031, 1)
+
+
+@pytest.mark.parametrize(("height", "width", "cell"), [(200, 300, 1), (64, 48, 3), (1, 7, 34), (320, 100, 1)])
+def test_a_plot_is_the_picture_beside_its_bars(height, width, cell):
+    plain = PREDICTIONS.plot()
+    plot = nm.Predictions(PREDICTIONS, model="made-up", picture=jpeg(height, width)).plot()
+    assert plot.mode == plain.mode == "RGB"
+    assert plot.width == plain.width + width * cell + 12
+    found = np.argwhere(reddish(plot))
+    top, left = found.min(axis=0)
+    assert left == 12
+    assert (found.max(axis=0) - [top, left] + 1).tolist() == [height * cell, width * cell]
+    assert len(found) == height * cell * width * cell
+    bars = np.asarray(plot)[: plain.height, 12 + width * cell :]
+    np.testing.assert_array_equal(bars, np.asarray(plain))
+    cat, dog = blue_lengths(plot)
+    assert abs(dog / cat - 0.031 / 0.75) < 0.01
+
+
+def test_a_full_bar_of_a_plot_is_certainty():
+    def longest(score):
+        return blue_lengths(nm.Predictions([nm.Prediction("cat", score, 0)]).plot())[0]
+
+    assert abs(longest(0.25) / longest(1.0) - 0.25) < 0.02
+
+
+def test_a_plot_names_the_model_and_the_classes():
+    def dark(**changes):
+        label, model = changes.get("label", ""), changes.get("model", "")
+        return int((np.asarray(nm.Predictions([nm.Prediction(label, 0.5, 0)], model=model).plot()) < 120).sum())
+
+    assert dark() < dark(label="cat") < dark(label="cat", model="apple/mobilevit-small")
+
+
+@pytest.mark.parametrize("text", ["", "größe", "猫 😀", "a\nb\x00\x1b[31m", "\ud800", "x" * 5000], ids=ascii)
+@pytest.mark.parametrize("score", [0.0, 0.5, 1.0])
+def test_any_name_can_be_plotted(text, score):
+    plot = nm.Predictions([nm.Prediction(text, score, 0)], model=text, picture=jpeg(9, 9)).plot()
+    assert plot.width < 1200
+    assert (np.asarray(plot)[-3:] == 255).all()
+
+
+def test_no_predictions_can_be_plotted():
+    assert nm.Predictions().plot().mode == "RGB"
+    assert blue_lengths(nm.Predictions(picture=jpeg(9, 9)).plot()) == []
+
+
+def test_what_is_no_picture_cannot_be_plotted():
+    with pytest.raises(nm.ImageError):
+        nm.Predictions(PREDICTIONS, picture=b"no picture").plot()
 
 
 def test_names_cannot_steer_a_terminal():

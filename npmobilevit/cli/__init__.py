@@ -3,9 +3,10 @@
 Data goes to stdout, talk to stderr. Exit codes: 0 good, 1 some inputs failed, 2 usage, 3 the model is not to be
 had, 4 a port failed its check, 130 interrupted.
 
-The modules: ``parser``; ``batch`` (predict, segment), ``store`` (models, download, convert), ``model`` (info, taps),
-``validate`` (record, check) and ``bench``; for them ``inputs``, ``targets`` (output files), ``reports`` (text and
-JSON), ``turns`` (programs timed in turn) and ``machine`` (facts about it); ``console`` and ``ending`` at the bottom.
+The modules: ``parser``; ``batch`` (predict, segment), ``explain_page``, ``store`` (models, download, convert),
+``model`` (info, taps), ``validate`` (record, check), ``ranges_table`` and ``bench``; for them ``inputs``, ``targets``
+(output files), ``reports`` (text and JSON), ``turns`` (programs timed in turn) and ``machine`` (facts about it);
+``console`` and ``ending`` at the bottom.
 """
 
 from __future__ import annotations

@@ -20,6 +20,8 @@ from npmobilevit.cli.targets import Job
 from npmobilevit.errors import ImageError
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from npmobilevit.images import ImageSource, ReadOptions
     from npmobilevit.pipeline import Pipeline
     from npmobilevit.results import Predictions, Segmentation
@@ -47,15 +49,18 @@ class Batch(NamedTuple):
 
 def run_predict(options: argparse.Namespace) -> int:
     """Name what every picture shows; one that fails does not stop the others."""
-    reading = _reading(options)
-    inputs = _inputs(options)
-    if options.output is not None:
-        targets.check_file(options.output, options.existing, targets.file_ids(inputs))
+    reading = reading_options(options)
+    inputs = pictures_of(options)
+    taken = [] if options.output is None else [options.output]
+    for path in taken:
+        targets.check_file(path, options.existing, targets.file_ids(inputs))
+    wanted = {} if options.save_plot is None else {"plot": options.save_plot}
+    jobs = targets.plan(inputs, wanted, existing=options.existing, taken=taken)
     with load_model(options.model, "classification", workers=options.workers) as pipeline:
-        return _predict(pipeline, inputs, reading, options)
+        return _predict(pipeline, jobs, reading, options)
 
 
-def _predict(pipeline: Pipeline, inputs: Inputs, reading: ReadOptions, options: argparse.Namespace) -> int:
+def _predict(pipeline: Pipeline, jobs: Sequence[Job], reading: ReadOptions, options: argparse.Namespace) -> int:
     pipeline.require_classifier()  # before the first picture is read
     out = None if options.output is None else io.StringIO()
     report = options.report("predict", pipeline, out)
@@ -66,11 +71,11 @@ def _predict(pipeline: Pipeline, inputs: Inputs, reading: ReadOptions, options: 
 
     def finish(job: Job, predictions: Predictions) -> Content:
         rows = [(found.score, found.label, "") for found in predictions]
-        content = {"predictions": predictions.to_dict()["predictions"]}
-        return content, [printable(job.input.name), *bars(rows, columns)]
+        written = _write_pictures(job, {"plot": predictions.plot})
+        content = {"predictions": predictions.to_dict()["predictions"], **written}
+        return content, [printable(job.input.name), *bars(rows, columns), *_written_lines(job)]
 
-    jobs = targets.plan(inputs, {})
-    code = _run(Batch(jobs, stream, finish), report, _progress(len(jobs), report))
+    code = run_batch(Batch(jobs, stream, finish), report, progress_of(len(jobs), report))
     if out is not None:
         targets.write_report(options.output, out.getvalue())
     return code
@@ -78,11 +83,11 @@ def _predict(pipeline: Pipeline, inputs: Inputs, reading: ReadOptions, options: 
 
 def run_segment(options: argparse.Namespace) -> int:
     """Tell which class every pixel of every picture belongs to, and write masks and overlays if asked to."""
-    reading = _reading(options)
-    inputs = _inputs(options)
+    reading = reading_options(options)
+    inputs = pictures_of(options)
     wanted = {"mask": options.output, "overlay": options.overlay}
     wanted = {kind: path for kind, path in wanted.items() if path is not None}
-    jobs = targets.plan(inputs, wanted, existing=options.existing)
+    jobs = targets.plan(inputs, wanted, existing=options.existing, skips=True)
     if done := len(inputs.pictures) - len(jobs):
         say("note", f"left out {done} picture{'s' * (done > 1)} whose files exist already")
     with load_model(options.model, "segmentation", workers=options.workers) as pipeline:
@@ -101,22 +106,30 @@ def _segment(pipeline: Pipeline, jobs: Sequence[Job], reading: ReadOptions, opti
         return pipeline.stream_segmentations(images, crop=options.crop, max_network_pixels=limit, **reading)
 
     def finish(job: Job, segmentation: Segmentation) -> Content:
-        pictures = {"mask": segmentation.mask_image, "overlay": segmentation.overlay}
-        for kind, path in job.targets.items():
-            targets.write(path, targets.encode(kind, pictures[kind](), path))
+        written = _write_pictures(job, {"mask": segmentation.mask_image, "overlay": segmentation.overlay})
         content = {key: value for key, value in segmentation.to_dict().items() if key != "model"}
-        content |= {kind: job.targets.get(kind) for kind in pictures}
+        content |= written
         rows = [(found.share, found.name, f"p {found.probability:.2f}  ") for found in segmentation.classes]
         unseen = 1 - sum(found.share for found in segmentation.classes)
         rows += [(unseen, "(outside the crop)", "")] if unseen > 1e-9 else []
         head = f"{printable(job.input.name)}  {content['width']} x {content['height']} pixels"
-        written = [f"  {kind}: {printable(path)}" for kind, path in job.targets.items()]
-        return content, [head, *bars(rows, columns), *written]
+        return content, [head, *bars(rows, columns), *_written_lines(job)]
 
-    return _run(Batch(jobs, stream, finish), report, _progress(len(jobs), report))
+    return run_batch(Batch(jobs, stream, finish), report, progress_of(len(jobs), report))
 
 
-def _reading(options: argparse.Namespace) -> ReadOptions:
+def _write_pictures(job: Job, pictures: Mapping[str, Callable[[], Image.Image]]) -> dict[str, str | None]:
+    """Write the files of a job; return the path of each kind of picture, None if it was not asked for."""
+    for kind, path in job.targets.items():
+        targets.write(path, targets.encode(kind, pictures[kind](), path))
+    return {kind: job.targets.get(kind) for kind in pictures}
+
+
+def _written_lines(job: Job) -> list[str]:
+    return [f"  {kind}: {printable(path)}" for kind, path in job.targets.items()]
+
+
+def reading_options(options: argparse.Namespace) -> ReadOptions:
     """The options of reading that were given, checked before the first picture is."""
     from npmobilevit.images import MAX_FILE_BYTES, MAX_PIXELS
     from npmobilevit.images.options import checked_options
@@ -130,7 +143,7 @@ def _reading(options: argparse.Namespace) -> ReadOptions:
     return reading
 
 
-def _inputs(options: argparse.Namespace) -> Inputs:
+def pictures_of(options: argparse.Namespace) -> Inputs:
     inputs = find_inputs(options.inputs, recursive=options.recursive)
     if inputs.skipped:
         say(
@@ -140,7 +153,7 @@ def _inputs(options: argparse.Namespace) -> Inputs:
     return inputs
 
 
-def _progress(total: int, report: reports.Report) -> Progress:
+def progress_of(total: int, report: reports.Report) -> Progress:
     scrolls = not isinstance(report, reports.Document) and report.out is None and _same_terminal()
     return Progress(total, is_terminal(sys.stderr) and total > 1 and not scrolls)
 
@@ -152,7 +165,7 @@ def _same_terminal() -> bool:
     return os.path.samestat(os.fstat(sys.stdout.fileno()), os.fstat(sys.stderr.fileno()))
 
 
-def _run(batch: Batch, report: reports.Report, progress: Progress) -> int:
+def run_batch(batch: Batch, report: reports.Report, progress: Progress) -> int:
     """Report the pictures one by one, until all are done or none can follow."""
     stop: Stop | None = None
     try:

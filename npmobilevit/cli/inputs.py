@@ -21,7 +21,8 @@ from npmobilevit.errors import ImageError
 
 STDIN = "-"
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-RESULT_SUFFIXES = {"mask": ".mask.png", "overlay": ".overlay.png"}  # of files that segment writes into folders
+# Of the files that predict and segment write into folders.
+RESULT_SUFFIXES = {"mask": ".mask.png", "overlay": ".overlay.png", "plot": ".plot.png"}
 MAX_LIST_BYTES = 64 * 2**20
 
 
@@ -55,7 +56,8 @@ class Inputs(NamedTuple):
     lists : list of str
         Files that named pictures.
     skipped : int
-        Number of files in folders whose names are not those of pictures, or are those of masks and overlays.
+        Number of files in folders whose names are not those of pictures, or are those of masks, overlays and
+        plots.
     one_picture : bool
         There was one argument, and it was a file or stdin.
     """

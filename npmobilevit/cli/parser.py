@@ -11,12 +11,27 @@ from npmobilevit.cli import reports
 from npmobilevit.cli.batch import run_predict, run_segment
 from npmobilevit.cli.bench import run_bench
 from npmobilevit.cli.ending import usage
+from npmobilevit.cli.explain_page import run_explain
 from npmobilevit.cli.model import run_info, run_taps
+from npmobilevit.cli.ranges_table import run_ranges
 from npmobilevit.cli.store import run_convert, run_download, run_models
 from npmobilevit.cli.validate import run_check, run_record
 from npmobilevit.engine import WORKERS
 
-COMMANDS = ("predict", "segment", "models", "download", "convert", "info", "taps", "record", "check", "bench")
+COMMANDS = (
+    "predict",
+    "segment",
+    "explain",
+    "models",
+    "download",
+    "convert",
+    "info",
+    "taps",
+    "record",
+    "check",
+    "ranges",
+    "bench",
+)
 
 INPUTS = """\
 INPUT is a picture (JPEG, PNG, WebP, BMP, GIF, TIFF), a folder of pictures,
@@ -30,12 +45,21 @@ exit codes: 0 good; 1 some inputs failed, or the output could not be written;
 2 usage; 3 the model is not to be had; 130 interrupted
 """
 
+PATHS = """\
+PATH is a file for one picture, and a folder, which is made if need be, for
+several, for a folder and for a pattern. A PATH that ends in a slash is always a
+folder. Files are written whole or not at all, and never over an input.
+"""
+
 PREDICT = f"""\
 {INPUTS}
+{PATHS}In a folder photos/sub/a.jpg becomes sub/a.jpg.plot.png.
+
 {CODES}
 examples:
   npmobilevit predict cat.jpg
   npmobilevit predict "photos/*.png" --model xx-small --top-k 1
+  npmobilevit predict cat.jpg --save-plot cat.plot.png
   npmobilevit predict -r photos --json -o results.json
   curl -s https://example.org/cat.jpg | npmobilevit predict - --jsonl
 """
@@ -45,11 +69,8 @@ SEGMENT = f"""\
 The text gives each class's share of the picture, its name, and p, the mean
 probability of its pixels.
 
-PATH is a file for one picture, and a folder, which is made if need be, for
-several, for a folder and for a pattern; there photos/sub/a.jpg becomes
-sub/a.jpg.mask.png and sub/a.jpg.overlay.png. A PATH that ends in a slash is
-always a folder. A mask is a PNG whose values are the classes. Files are
-written whole or not at all, and never over an input.
+{PATHS}In a folder photos/sub/a.jpg becomes sub/a.jpg.mask.png and
+sub/a.jpg.overlay.png. A mask is a PNG whose values are the classes.
 
 {CODES}
 examples:
@@ -58,6 +79,33 @@ examples:
   npmobilevit segment -r photos -o masks/ --overlay overlays/ --jsonl
 """
 
+EXPLAIN = f"""\
+PICTURE is a file, or - for a picture on stdin.
+
+The page is one file that loads nothing: open it in a browser. It shows the
+picture as the network sees it, the answer, what each patch attends to, what
+covering a part of the picture does to the answer, feature maps, and where the
+time went; of a segmentation model the mask and a map for each class.
+
+{CODES}
+examples:
+  npmobilevit explain cat.jpg -o cat.html
+  npmobilevit explain street.jpg -o street.html --model deeplabv3-xx-small
+"""
+
+INFO = """\
+Costs are those of a picture of the model's size, or of --size. macs are
+multiply-accumulates; field is the receptive field in pixels of the picture. What
+counts as what is described in reference/cost.md of the project.
+
+exit codes: 0 good; 1 the picture of --plot could not be written; 2 usage; 3 the
+model is not to be had; 130 interrupted
+
+examples:
+  npmobilevit info --model small
+  npmobilevit info --model deeplabv3-small --size 512 512 --layers
+  npmobilevit info --model x-small --csv > layers.csv
+"""
 
 RECORD = f"""\
 INPUT is a picture, or the network's input itself: an .npy file, or an .npz or
@@ -89,6 +137,28 @@ examples:
   npmobilevit check port.npz --model small
   npmobilevit check dump/ --model small --image cat.jpg -o report.html
   npmobilevit check port.safetensors --profile bf16 --json
+"""
+
+RANGES = f"""\
+{INPUTS}
+Each picture is prepared as predict does. For every tap, and every parameter of
+the modules that they are of, the table has the smallest and the largest value,
+two percentiles, and the finest signed fixed-point formats Qm.n of 8 and 16 bits
+that hold them: all values, or "clipped" those between the percentiles. Minimum
+and maximum are exact; a percentile is a bound, at most 1/64 of its size too far
+out. Ctrl-C gives the table of the pictures so far.
+
+With --export, a folder gets test vectors of convolution and linear layers for
+$readmemh: input, weight, bias, and the output that a circuit has to make of
+them bit by bit, for the first picture, in formats that hold all of them. The
+arithmetic and the files are described in reference/fixed_point.md of the
+project.
+
+{CODES}
+examples:
+  npmobilevit ranges photos --model small --csv -o ranges.csv
+  npmobilevit ranges cat.jpg --taps blocks --percentile 99.99
+  npmobilevit ranges photos --export vectors/ --layers mobilevit.conv_stem
 """
 
 BENCH = """\
@@ -147,22 +217,26 @@ def build_parser() -> argparse.ArgumentParser:
     _add_predict(add("predict", run_predict, "name what pictures show", PREDICT))
     text = "tell which class every pixel of pictures belongs to"
     _add_segment(add("segment", run_segment, text, SEGMENT))
+    text = "show what a model makes of a picture, and what leads there, as a page of HTML"
+    _add_explain(add("explain", run_explain, text, EXPLAIN))
     _add_json(add_plain("models", run_models, "list the checkpoints that are known by name, and where they are"))
     _add_download(add_plain("download", run_download, "bring a checkpoint into the cache, to be used offline"))
     text = "write a checkpoint of transformers, timm or ml-cvnets as a Hugging Face folder with safetensors"
     _add_convert(add_plain("convert", run_convert, text))
-    _add_json(add("info", run_info, "describe a model: task, family, labels, parameters, hash"))
+    _add_info(add("info", run_info, "describe a model: task, family, labels, hash, and what each layer costs", INFO))
     command = add("taps", run_taps, "list the names and shapes of all values that the network can report")
     _add_json(command)
     _add_size(command)
     text = "record what the network puts out at every layer, for others to compare with"
     _add_record(add("record", run_record, text, RECORD))
     _add_check(add("check", run_check, "tell whether a port of a model is right, layer by layer", CHECK))
+    text = "tell which values the taps take over pictures, and the fixed-point formats that hold them"
+    _add_ranges(add("ranges", run_ranges, text, RANGES))
     _add_bench(add_plain("bench", run_bench, "time the network on this machine", BENCH))
     return parser
 
 
-def _add_json(command: argparse.ArgumentParser) -> None:
+def _add_json(command: argparse._ActionsContainer) -> None:
     command.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -170,6 +244,19 @@ def _add_size(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--size", type=_positive, nargs=2, metavar=("H", "W"), help="input size (default: the model's)"
     )
+
+
+def _add_info(command: argparse.ArgumentParser) -> None:
+    _add_size(command)
+    forms = command.add_mutually_exclusive_group()
+    forms.add_argument("--layers", action="store_true", help="print a line for each layer, and not for each block")
+    _add_json(forms)
+    forms.add_argument("--csv", action="store_true", help="print the layers alone, as comma-separated values")
+    command.add_argument(
+        "--plot", type=_path, metavar="FILE", help="write bars of the blocks' costs, as .png, .jpg, .jpeg or .webp"
+    )
+    command.set_defaults(existing="refuse")
+    _add_force(command)
 
 
 def _add_download(command: argparse.ArgumentParser) -> None:
@@ -253,6 +340,38 @@ def _add_check(command: argparse.ArgumentParser) -> None:
     _add_force(command)
 
 
+def _add_ranges(command: argparse.ArgumentParser) -> None:
+    _add_inputs(command)
+    _add_reading(command)
+    forms = command.add_mutually_exclusive_group()
+    for form, text in (("json", "print one JSON document"), ("csv", "print a table of comma-separated values")):
+        forms.add_argument(f"--{form}", action="store_const", dest="form", const=form, default="text", help=text)
+    command.add_argument(
+        "--taps", metavar="all|blocks|stages|NAME,NAME", help="what to look at (default: all; see npmobilevit taps)"
+    )
+    command.add_argument(
+        "--percentile",
+        type=float,
+        default=99.9,
+        metavar="P",
+        help="the upper percentile, 50 to 100; the lower one is 100 - P (default: 99.9)",
+    )
+    command.add_argument("-o", "--output", type=_path, metavar="FILE", help="write to FILE what would go to stdout")
+    command.add_argument("--export", type=_path, metavar="FOLDER", help="write test vectors of the --layers")
+    command.add_argument("--layers", metavar="NAME,NAME", help="convolution and linear layers to write; see below")
+    command.add_argument("--width", type=int, choices=(8, 16), help="bits of a word (default: 8)")
+    command.add_argument(
+        "--rounding",
+        choices=("half-even", "half-up", "truncate"),
+        help="from the accumulator to the output (default: half-even)",
+    )
+    command.add_argument(
+        "--accumulator", type=int, choices=(32, 64), help="bits of a sum (default: 32, and 64 for words of 16)"
+    )
+    command.add_argument("--layout", choices=("NCHW", "NHWC"), help="of maps and kernels (default: NCHW)")
+    _add_force(command)
+
+
 def _add_bench(command: argparse.ArgumentParser) -> None:
     _add_json(command)
     command.add_argument(
@@ -267,6 +386,12 @@ def _add_predict(command: argparse.ArgumentParser) -> None:
     _add_pictures(command)
     command.add_argument("--top-k", type=_positive, default=5, metavar="K", help="classes to print (default: 5)")
     command.add_argument("-o", "--output", type=_path, metavar="FILE", help="write to FILE what would go to stdout")
+    command.add_argument(
+        "--save-plot",
+        type=_path,
+        metavar="PATH",
+        help="write the picture beside bars of its classes; a file may end in .png, .jpg, .jpeg or .webp",
+    )
     _add_force(command)
 
 
@@ -300,11 +425,42 @@ def _add_segment(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_explain(command: argparse.ArgumentParser) -> None:
+    _add_json(command)
+    command.set_defaults(existing="refuse")
+    command.add_argument("picture", metavar="PICTURE", help="the picture; see below")
+    command.add_argument("-o", "--output", required=True, type=_path, metavar="PAGE", help="the HTML file to write")
+    _add_reading(command)
+    _add_force(command)
+
+
 def _add_pictures(command: argparse.ArgumentParser) -> None:
     """What predict and segment have in common."""
+    _add_inputs(command)
+    _add_reading(command)
+    command.add_argument(
+        "--workers",
+        choices=WORKERS,
+        default="threads",
+        help="who shares the work on a picture (default: threads; processes may take less time for many pictures)",
+    )
+    forms = command.add_mutually_exclusive_group()
+    for name, report, text in (
+        ("--json", reports.Document, "print one JSON document, at the end"),
+        ("--jsonl", reports.Lines, "print a JSON object a line, as soon as it is known"),
+    ):
+        forms.add_argument(name, action="store_const", dest="report", const=report, default=reports.Text, help=text)
+
+
+def _add_inputs(command: argparse.ArgumentParser) -> None:
+    """Which pictures there are."""
     command.add_argument("inputs", nargs="+", metavar="INPUT", help="pictures; see below")
     command.add_argument("-r", "--recursive", action="store_true", help="look into subfolders of folders as well")
     command.set_defaults(existing="refuse")
+
+
+def _add_reading(command: argparse.ArgumentParser) -> None:
+    """How a picture is read."""
     command.add_argument(
         "--background",
         default="white",
@@ -319,20 +475,8 @@ def _add_pictures(command: argparse.ArgumentParser) -> None:
         help="the values that mean black and white; for pictures of more than 8 bits, and others are refused",
     )
     command.add_argument(
-        "--workers",
-        choices=WORKERS,
-        default="threads",
-        help="who shares the work on a picture (default: threads; processes may take less time for many pictures)",
-    )
-    command.add_argument(
         "--max-pixels", type=_positive, metavar="N", help="refuse larger pictures (default: 100 million pixels)"
     )
-    forms = command.add_mutually_exclusive_group()
-    for name, report, text in (
-        ("--json", reports.Document, "print one JSON document, at the end"),
-        ("--jsonl", reports.Lines, "print a JSON object a line, as soon as it is known"),
-    ):
-        forms.add_argument(name, action="store_const", dest="report", const=report, default=reports.Text, help=text)
 
 
 def _add_force(command: argparse._ActionsContainer) -> None:

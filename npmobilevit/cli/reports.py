@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from npmobilevit.pipeline import Pipeline
 
 
-VERSIONS = {"check": 2}  # of the forms that have changed; npmobilevit.validation.report.SCHEMA is that of a verdict
+# Of the forms that have changed; npmobilevit.validation.report.SCHEMA is that of a verdict.
+VERSIONS = {"check": 2, "info": 2, "predict": 2}
 
 
 def schema(command: str | None) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
@@ -17,11 +18,9 @@ from npmobilevit.files import write_atomically
 if TYPE_CHECKING:
     from PIL import Image
 
-# A mask is data, so that it has to be lossless; an overlay is there to be looked at.
-FORMATS: Mapping[str, Mapping[str, str]] = {
-    "mask": {".png": "PNG"},
-    "overlay": {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"},
-}
+# A mask is data, so that it has to be lossless; overlays and plots are there to be looked at.
+_LOOKED_AT = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+FORMATS: Mapping[str, Mapping[str, str]] = {"mask": {".png": "PNG"}, "overlay": _LOOKED_AT, "plot": _LOOKED_AT}
 # Where the name of one file is at fault, and not the disk or the folder, the next picture may fare better.
 _NAME_ERRORS = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ)
 
@@ -30,7 +29,7 @@ Existing: TypeAlias = Literal["refuse", "replace", "skip"]  # what is done about
 
 
 class Job(NamedTuple):
-    """A picture, and the files that its results go to: kind ("mask", "overlay") to path."""
+    """A picture, and the files that its results go to: kind ("mask", "overlay", "plot") to path."""
 
     input: Input
     targets: Mapping[str, str]
@@ -51,7 +50,7 @@ def _file_id(path: str) -> FileId | None:
 
 
 def _refusal(
-    path: str, existing: Existing, read: Collection[FileId], taken: Collection[str] = ()
+    path: str, existing: Existing, read: Collection[FileId], taken: Collection[str] = (), *, skips: bool = False
 ) -> tuple[str, str] | None:
     """Code and message why `path` may not be written: what is `read`, and what this command writes itself."""
     if os.path.normpath(path) in taken:
@@ -63,11 +62,12 @@ def _refusal(
     if os.path.exists(path) and not os.path.isfile(path):
         return "output-not-file", f"will not replace {path!r}, which is no regular file; name another"
     if os.path.lexists(path) and existing == "refuse":
-        return "output-exists", f"{path!r} exists already; keep it with --skip-existing, or replace it with --force"
+        keep = "keep it with --skip-existing, or " if skips else ""
+        return "output-exists", f"{path!r} exists already; {keep}replace it with --force"
     return None
 
 
-def check_file(path: str, existing: Existing, read: Collection[FileId]) -> None:
+def check_file(path: str, existing: Existing, read: Collection[FileId], *, skips: bool = False) -> None:
     """Refuse an output file before any work is done.
 
     Parameters
@@ -77,12 +77,14 @@ def check_file(path: str, existing: Existing, read: Collection[FileId]) -> None:
         What is done if it is there already.
     read : collection of FileId
         The inputs, which it may never replace.
+    skips : bool
+        Whether the command has the option --skip-existing.
 
     Raises
     ------
     Stop
     """
-    if (refusal := _refusal(path, existing, read)) is not None:
+    if (refusal := _refusal(path, existing, read, skips=skips)) is not None:
         raise usage(*refusal)
     _check_folder(os.path.dirname(path))
 
@@ -98,7 +100,14 @@ def _check_folder(folder: str) -> None:
         raise Stop(EXIT_INPUT, "output-unwritable", f"cannot write into folder {folder!r}: no permission")
 
 
-def plan(inputs: Inputs, wanted: Mapping[str, str], *, existing: Existing = "refuse") -> list[Job]:
+def plan(
+    inputs: Inputs,
+    wanted: Mapping[str, str],
+    *,
+    existing: Existing = "refuse",
+    skips: bool = False,
+    taken: Collection[str] = (),
+) -> list[Job]:
     """Say where the results of every picture go. A picture whose files may not be written is a failed input.
 
     Parameters
@@ -108,6 +117,10 @@ def plan(inputs: Inputs, wanted: Mapping[str, str], *, existing: Existing = "ref
         Kind of output to the path that the command line names: a file for one picture, else a folder.
     existing : {"refuse", "replace", "skip"}
         What is done about files that are there already. "skip" leaves out the pictures that lack none of theirs.
+    skips : bool
+        Whether the command has the option --skip-existing.
+    taken : collection of str
+        Files that the command writes besides, which none of these may be.
 
     Returns
     -------
@@ -123,9 +136,10 @@ def plan(inputs: Inputs, wanted: Mapping[str, str], *, existing: Existing = "ref
     folders = {kind: path for kind, path in wanted.items() if kind not in files}
     for kind, path in files.items():
         _check_suffix(kind, path)
-        check_file(path, existing, read)
-    if len(set(map(os.path.normpath, files.values()))) < len(files):
-        raise usage("output-twice", "mask and overlay cannot be the same file")
+        check_file(path, existing, read, skips=skips)
+    single = [*map(os.path.normpath, (*files.values(), *taken))]
+    if len(set(single)) < len(single):
+        raise usage("output-twice", "two outputs cannot be the same file; name another")
     for kind, path in folders.items():
         if not _means_folder(path) and os.path.splitext(path)[1].lower() in FORMATS[kind]:
             raise usage(
@@ -140,7 +154,10 @@ def plan(inputs: Inputs, wanted: Mapping[str, str], *, existing: Existing = "ref
     if existing == "skip" and wanted:
         jobs = [job._replace(targets=_lacking(job)) for job in jobs]
         jobs = [job for job in jobs if job.targets or job.input.failure is not None]
-    return list(_without_conflicts(jobs, files, existing, read)) if folders else jobs
+    if not folders:
+        return jobs
+    refuse = functools.partial(_refusal, existing=existing, read=read, skips=skips)
+    return list(_without_conflicts(jobs, files, single, refuse))
 
 
 def _lacking(job: Job) -> dict[str, str]:
@@ -166,14 +183,17 @@ def _names(item: Input, folders: Mapping[str, str]) -> dict[str, str]:
 
 
 def _without_conflicts(
-    jobs: Iterable[Job], files: Mapping[str, str], existing: Existing, read: Collection[FileId]
+    jobs: Iterable[Job],
+    files: Mapping[str, str],
+    taken: Iterable[str],
+    refuse: Callable[..., tuple[str, str] | None],
 ) -> Iterator[Job]:
-    """The jobs, failed where a target may not be written or is another's, too; `files` have been checked."""
-    taken = {os.path.normpath(path) for path in files.values()}
+    """The jobs, failed where a target is refused or another's, too, or one of `taken`; `files` have been checked."""
+    taken = set(taken)
     for job in jobs:
         targets = [path for kind, path in job.targets.items() if kind not in files]
         if job.input.failure is None:
-            refusals = (_refusal(path, existing, read, taken) for path in targets)
+            refusals = (refuse(path, taken=taken) for path in targets)
             refusal = next((found for found in refusals if found is not None), None)
             if refusal is None:
                 taken |= set(map(os.path.normpath, targets))
@@ -185,7 +205,7 @@ def _without_conflicts(
 
 
 def encode(kind: str, picture: Image.Image, path: str) -> bytes:
-    """Encode a mask or overlay in the format that its file name asks for; raise ImageError if that cannot hold it."""
+    """Encode a mask, overlay or plot in the format that its file name asks for; ImageError if that cannot hold it."""
     buffer = BytesIO()
     name = FORMATS[kind][os.path.splitext(path)[1].lower()]
     try:

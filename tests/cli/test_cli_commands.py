@@ -1,12 +1,18 @@
 """The commands as a whole: usage, help, models that are not to be had, info and taps."""
 
+import csv
+import io
 import json
 
 import pytest
 from commandline import CHELSEA, SHIPPED, run, run_json
+from PIL import Image
 
+import npmobilevit as nm
 from npmobilevit import cli
-from npmobilevit.cli import parser
+from npmobilevit.cli import parser, targets
+from npmobilevit.cost import cost_table
+from npmobilevit.visual import drawing
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
@@ -22,8 +28,17 @@ WRONG = [
     ["segment", "x.png", "--top-k", "1"],
     ["segment", "x.png", "--overlay", ""],
     ["frobnicate"],
+    ["predict", "x.png", "--save-plot", ""],
     ["taps", "--size", "0", "5"],
+    ["info", "--csv", "--layers"],
+    ["info", "--csv", "--frobnicate"],
+    ["info", "--plot", ""],
 ]
+
+
+def schema(command):
+    """The name that users know; it grows by one with every change of a command's JSON."""
+    return f"npmobilevit.{command}/{ {'info': 2, 'predict': 2}.get(command, 1) }"
 
 
 @pytest.mark.case("114", "no command", "the help on stderr, exit code 2")
@@ -56,7 +71,7 @@ def test_top_k_is_a_positive_integer(capsys, number):
 @pytest.mark.parametrize("arguments", [*WRONG, ["predict", "x.png", "--jsonl"], [""], []], ids=" ".join)
 def test_usage_errors_are_json_where_json_is_asked_for(capsys, arguments):
     code, document = run_json(capsys, *arguments)
-    known = [f"npmobilevit.{command}/1" for command in arguments[:1] if command in parser.COMMANDS]
+    known = [schema(command) for command in arguments[:1] if command in parser.COMMANDS]
     assert code == 2
     assert sorted(document) == ["error", "schema", "version"]
     assert document["schema"] == (known or ["npmobilevit/1"])[0]
@@ -123,7 +138,7 @@ def test_a_model_that_is_not_to_be_had_is_json_where_json_is_asked_for(capsys, c
     code, document = run_json(capsys, *command, "--model", "no such model")
     assert code == 3
     assert sorted(document) == ["error", "schema", "version"]
-    assert document["schema"] == f"npmobilevit.{command[0]}/1"
+    assert document["schema"] == schema(command[0])
     assert document["error"]["code"].startswith("checkpoint-")
 
 
@@ -158,15 +173,125 @@ def test_without_a_model_the_shipped_one_is_named(capsys):
 # info and taps
 
 
-def test_info_counts_the_parameters(capsys):
+def test_info_tells_facts_and_what_each_block_costs(capsys):
     code, out, _ = run(capsys, "info", *SHIPPED)
+    lines = out.splitlines()
     assert code == 0
-    assert "parameters         958,346" in out
-    _, document = run_json(capsys, "info", *SHIPPED)
-    assert document["parameters"] == 958_346
-    assert sum(document["parameters_by_part"].values()) == 958_346
+    assert "parameters         954,234" in lines
+    assert "macs               20,862,336" in lines
+    head = next(i for i, line in enumerate(lines) if line.endswith("block"))
+    assert [line.split()[-1] for line in lines[head + 1 :]] == [
+        *("conv_stem", *(f"encoder.layer.{i}" for i in range(5)), "conv_1x1_exp", "global_avg_pool", "classifier"),
+        "total",
+    ]
+    words = lines[head + 4].split()  # of layer 2
+    assert words == [
+        "9,300,992",
+        "44.6%",
+        "####",
+        "139,888",
+        "561,856",
+        "933,888",
+        "all",
+        "1x48x8x8",
+        "encoder.layer.2",
+    ]
+    assert lines[-1].split()[:4] == ["20,862,336", "100.0%", "954,234", "3,833,384"]
+
+
+def test_info_tells_every_layer(capsys):
+    code, out, _ = run(capsys, "info", "--layers", *SHIPPED)
+    assert code == 0
+    table = cost_table(nm.load("cifar10-xx-small").config, (64, 64), head="classification")
+    *_, block, layers = out.partition("  layer\n")
+    lines = layers.splitlines()
+    assert block
+    assert [line.split()[-1] for line in lines] == [*(row.name for row in table.rows), "total"]
+    assert lines[0].split() == [
+        *("442,368", "2.1%", "432", "1,728", "65,536", "3x3", "1x16x32x32", "mobilevit.conv_stem.convolution")
+    ]
+
+
+def test_info_for_programs(capsys):
+    code, document = run_json(capsys, "info", *SHIPPED, "--size", "50", "70")
+    assert code == 0
+    assert document["schema"] == "npmobilevit.info/2"
     assert document["label_names"][3] == "cat"
     assert document["architecture"] == "MobileViTForImageClassification"
+    assert document["input_shape"] == [1, 3, 50, 70]
+    table = cost_table(nm.load("cifar10-xx-small").config, (50, 70), head="classification")
+    for key, rows in (("layers", table.rows), ("blocks", table.blocks())):
+        assert document[key] == [
+            json.loads(json.dumps({**row._asdict(), "mac_share": row.macs / table.total().macs})) for row in rows
+        ]
+    for count in ("parameters", "buffers", "macs"):
+        assert document[count] == sum(row[count] for row in document["layers"])
+
+
+def test_info_as_comma_separated_values(capsys):
+    code, out, _ = run(capsys, "info", *SHIPPED, "--csv")
+    assert code == 0
+    assert out.count("\r\n") == out.count("\n")
+    rows = list(csv.DictReader(io.StringIO(out, newline="")))
+    layers = run_json(capsys, "info", *SHIPPED)[1]["layers"]
+    for row, layer in zip(rows, layers, strict=True):
+        sizes = {key: "x".join(map(str, layer[key])) for key in ("shape", "receptive_field")}
+        assert row == {key: str(value) for key, value in {**layer, **sizes}.items()}
+
+
+def test_info_of_a_segmenter_in_its_own_size(capsys, segmenter_folder):
+    _, document = run_json(capsys, "info", "--model", str(segmenter_folder))
+    crop = nm.load(str(segmenter_folder)).processor.crop_size
+    assert document["input_shape"] == [1, 3, crop["height"], crop["width"]]
+    assert document["blocks"][-1]["name"] == "segmentation_head"
+
+
+def test_info_draws_bars(capsys, monkeypatch, tmp_path):
+    drawn, bars = [], drawing.bars
+    monkeypatch.setattr(drawing, "bars", lambda rows: drawn.append(rows) or bars(rows))
+    path = tmp_path / "costs.png"
+    code, out, _ = run(capsys, "info", *SHIPPED, "--plot", path)
+    assert (code, out) == (0, run(capsys, "info", *SHIPPED)[1])
+    blocks = run_json(capsys, "info", *SHIPPED)[1]["blocks"]
+    for rows, count in zip(drawn, ("macs", "parameters"), strict=True):
+        assert rows == [(block["name"], block[count], f"{block[count]:,}") for block in blocks]
+    with Image.open(path) as picture:
+        assert (picture.format, picture.mode) == ("PNG", "RGB")
+        assert picture.width > 2 * picture.height > 200  # one beside the other
+    written = path.read_bytes()
+    code, out, err = run(capsys, "info", *SHIPPED, "--plot", path)
+    assert (code, out, path.read_bytes()) == (2, "", written)
+    assert "exists already" in err
+    assert run(capsys, "info", *SHIPPED, "--plot", path, "--force", "--csv")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "name"),
+    [
+        (["--size", "65537", "4"], 2, "argument-range"),
+        (["--plot", "costs.txt"], 2, "output-suffix"),
+        (["--plot", f"{CHELSEA}/costs.png"], 1, "output-unwritable"),
+    ],
+)
+def test_info_refuses(capsys, monkeypatch, tmp_path, arguments, code, name):
+    monkeypatch.chdir(tmp_path)
+    found, out, err = run(capsys, "info", *SHIPPED, *arguments)
+    assert (found, out) == (code, "")
+    assert len(err.splitlines()) == 1
+    assert run_json(capsys, "info", *SHIPPED, *arguments)[1]["error"]["code"] == name
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plot_is_written_whole_or_not_at_all(capsys, monkeypatch, tmp_path):
+    def fail(path, data):
+        raise OSError(28, "No space left on device")
+
+    assert run(capsys, "info", *SHIPPED, "--plot", tmp_path / ("x" * 300 + ".png"))[:2] == (1, "")
+    monkeypatch.setattr(targets, "write_atomically", fail)
+    code, out, err = run(capsys, "info", *SHIPPED, "--plot", tmp_path / "costs.png")
+    assert (code, out) == (1, "")
+    assert "No space left" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_taps_lists_names_and_shapes_in_forward_order(capsys):

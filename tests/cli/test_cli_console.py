@@ -159,7 +159,7 @@ def test_progress_is_shown_where_it_disturbs_nothing(monkeypatch, report, into_f
         for name, kind in (("stdout", out), ("stderr", err)):
             stream = None if kind is None else stack.enter_context(open(numbers[kind], "w", closefd=False))
             patched.setattr(sys, name, stream)
-        progress = batch._progress(total, report("predict", None, io.StringIO() if into_file else None))
+        progress = batch.progress_of(total, report("predict", None, io.StringIO() if into_file else None))
     assert (progress.shown, progress.total) == (shown, total)
 
 

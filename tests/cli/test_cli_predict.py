@@ -91,12 +91,13 @@ def test_json_is_one_document_with_all_inputs(capsys):
     assert code == 1
     assert len(err.splitlines()) == 1
     assert list(document) == ["schema", "version", "model", "results"]
-    assert document["schema"] == "npmobilevit.predict/1"
+    assert document["schema"] == "npmobilevit.predict/2"
     assert document["version"] == nm.__version__
     assert document["model"] == {"name": "cifar10-xx-small", "revision": None, "precision": "float32"}
     first, failed, again = document["results"]
     assert first == again
-    assert list(first) == ["input", "predictions"]
+    assert list(first) == ["input", "predictions", "plot"]
+    assert first["plot"] is None
     assert first["input"] == CHELSEA
     assert [list(p) for p in first["predictions"]] == [["label", "score", "index"]] * 2
     assert first["predictions"][0]["label"] == "cat"
@@ -126,7 +127,7 @@ def test_lines_can_be_understood_without_the_others(capsys, pictures, model):
     _, document = run_json(capsys, "predict", "a.png", "missing.png", "b.png", *model)
     assert code == 1
     assert [list(line) for line in lines] == [
-        ["schema", "model", "input", key] for key in ("predictions", "error", "predictions")
+        ["schema", "model", "input", *keys] for keys in (["predictions", "plot"], ["error"], ["predictions", "plot"])
     ]
     for line, result in zip(lines, document["results"], strict=True):
         assert line == {"schema": document["schema"], "model": document["model"], **result}
@@ -260,6 +261,122 @@ def test_a_folder_without_permission_is_found_out_before_any_work(capsys, pictur
     Path("locked").mkdir()
     code, _, err = run(capsys, "predict", "a.png", "-o", "locked/sub/r.txt", *model)
     assert (code, err) == (1, "error: cannot write into folder 'locked': no permission\n")
+
+
+# Plots
+
+
+def test_the_plot_of_one_picture_goes_into_a_file(capsys, pictures, model):
+    code, document = run_json(capsys, "predict", "a.png", "--save-plot", "new/p.PNG", "--top-k", "3", *model)
+    assert (code, document["results"][0]["plot"]) == (0, "new/p.PNG")
+    assert files_below(".") == [*pictures, "new/p.PNG"]
+    with Image.open("new/p.PNG") as plot:
+        assert (plot.format, plot.mode) == ("PNG", "RGB")
+        np.testing.assert_array_equal(np.asarray(plot), nm.load(model[1]).predict("a.png", top_k=3).plot())
+
+
+def test_the_text_names_the_plot(capsys, pictures, model):
+    _, plain, _ = run(capsys, "predict", "a.png", *model)
+    _, out, _ = run(capsys, "predict", "a.png", "--save-plot", "p.png", *model)
+    assert out == plain + "  plot: p.png\n"
+
+
+@pytest.mark.parametrize(("suffix", "form"), [("jpg", "JPEG"), ("JPEG", "JPEG"), ("webp", "WEBP")])
+def test_the_suffix_says_the_format_of_a_plot(capsys, pictures, model, suffix, form):
+    assert run(capsys, "predict", "a.png", "--save-plot", f"p.{suffix}", *model)[0] == 0
+    with Image.open(f"p.{suffix}") as plot:
+        difference = np.asarray(plot.convert("RGB")).astype(int) - nm.load(model[1]).predict("a.png").plot()
+        assert plot.format == form
+    assert np.abs(difference).mean() < 5
+
+
+@pytest.mark.parametrize("path", ["p.bmp", "p", "p.gif"])
+def test_other_formats_of_a_plot_are_refused(capsys, pictures, model, path):
+    code, document = run_json(capsys, "predict", "a.png", "--save-plot", path, *model)
+    assert (code, document["error"]["code"]) == (2, "output-suffix")
+    assert files_below(".") == pictures
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["a.png", "b.png"], ["a.png.plot.png", "b.png.plot.png"]),
+        (["in", "-r"], ["a.png.plot.png", "sub/a.jpg.plot.png"]),
+        (["in/**/*.jpg"], ["sub/a.jpg.plot.png"]),
+    ],
+)
+def test_plots_of_several_pictures_go_into_a_folder(capsys, pictures, model, arguments, expected):
+    write_picture(Path("in/a.png"))
+    write_picture(Path("in/sub/a.jpg"))
+    code, document = run_json(capsys, "predict", *arguments, "--save-plot", "out", *model)
+    assert code == 0
+    assert files_below("out") == expected
+    assert [result["plot"] for result in document["results"]] == [f"out/{name}" for name in expected]
+
+
+def test_plots_are_no_pictures_to_predict(capsys, pictures, model):
+    Path("in").mkdir()
+    Path("a.png").rename("in/a.png")
+    arguments = ["predict", "in", "--save-plot", "in", "--force", *model]
+    assert run(capsys, *arguments)[::2] == (0, "")
+    assert run(capsys, *arguments)[::2] == (0, "note: left out 1 file whose names are not those of pictures\n")
+    assert files_below("in") == ["a.png", "a.png.plot.png"]
+
+
+def test_an_existing_plot_is_kept_unless_forced(capsys, pictures, model, monkeypatch):
+    """The message names no option that predict lacks."""
+    Path("a.png.plot.png").write_text("old")
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "load", None)  # before any work
+        code, document = run_json(capsys, "predict", "a.png", "--save-plot", "a.png.plot.png", *model)
+    assert (code, document["error"]["code"]) == (2, "output-exists")
+    assert document["error"]["message"] == "'a.png.plot.png' exists already; replace it with --force"
+    code, document = run_json(capsys, "predict", "a.png", "b.png", "--save-plot", ".", *model)
+    assert (code, codes(document["results"])) == (1, ["output-exists", None])
+    assert "--skip-existing" not in document["results"][0]["error"]["message"]
+    assert Path("a.png.plot.png").read_text() == "old"
+    assert run(capsys, "predict", "a.png", "--save-plot", "a.png.plot.png", "--force", *model)[0] == 0
+    with Image.open("a.png.plot.png") as plot:
+        assert plot.format == "PNG"
+
+
+def test_a_plot_never_replaces_an_input(capsys, pictures, model):
+    Path("c.png").rename("a.png.plot.png")
+    Path("hard.png").hardlink_to("b.png")
+    before = {name: Path(name).read_bytes() for name in files_below(".")}
+    for path in ("a.png", "./a.png"):
+        code, document = run_json(capsys, "predict", "a.png", "--save-plot", path, "--force", *model)
+        assert (code, document["error"]["code"]) == (2, "output-is-input")
+    arguments = ["predict", "a.png", "a.png.plot.png", "--save-plot", "./", "--force", *model]
+    code, document = run_json(capsys, *arguments)
+    assert (code, codes(document["results"])) == (1, ["output-is-input", None])
+    assert {name: Path(name).read_bytes() for name in before} == before
+
+
+def test_report_and_plot_do_not_share_a_file(capsys, pictures, model):
+    code, document = run_json(capsys, "predict", "a.png", "-o", "x.png", "--save-plot", "./x.png", *model)
+    assert (code, document["error"]["code"]) == (2, "output-twice")
+    report = ["-o", "out/a.png.plot.png", "--json"]
+    assert run(capsys, "predict", "a.png", "b.png", *report, "--save-plot", "out", *model)[0] == 1
+    results = json.loads(Path("out/a.png.plot.png").read_text())["results"]
+    assert codes(results) == ["output-twice", None]
+    assert files_below("out") == ["a.png.plot.png", "b.png.plot.png"]
+
+
+def test_a_full_disk_under_the_plots_ends_the_batch(capsys, pictures, model, monkeypatch):
+    write = targets.write_atomically
+
+    def fail(path, data):
+        if path.name.startswith("b.png"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr(targets, "write_atomically", fail)
+    code, out, err = run(capsys, "predict", *pictures, "--save-plot", "out", "--json", *model)
+    document = json.loads(out)
+    assert (code, err) == (1, "error: cannot write 'out/b.png.plot.png': No space left on device\n")
+    assert names(document["results"]) == ["a.png"]
+    assert files_below("out") == ["a.png.plot.png"]
 
 
 # Interruptions

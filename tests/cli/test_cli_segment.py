@@ -122,7 +122,10 @@ def test_suffixes_that_do_not_fit_are_refused(capsys, pictures, model, arguments
         (["in/*.jpg", "-o", "out"], ["a.jpg.mask.png"]),
         (["in/**/*.png", "-o", "out"], ["a.png.mask.png", "sub/a.png.mask.png"]),
         (["@list.txt", "-o", "out"], ["a.png.mask.png", "in/sub/a.png.mask.png"]),
-        (["in", "-o", "out", "--overlay", "out"], [f"a.{s}.{k}.png" for s in ("jpg", "png") for k in targets.FORMATS]),
+        (
+            ["in", "-o", "out", "--overlay", "out"],
+            [f"a.{s}.{k}.png" for s in ("jpg", "png") for k in ("mask", "overlay")],
+        ),
     ],
 )
 def test_several_pictures_go_into_a_folder(capsys, pictures, model, arguments, expected):
@@ -192,6 +195,7 @@ def test_existing_results_are_kept_unless_forced(capsys, pictures, model, monkey
     Path("out/a.png.mask.png").write_text("old")
     code, document = run_json(capsys, "segment", "a.png", "-o", "out/a.png.mask.png", *model)
     assert (code, document["error"]["code"]) == (2, "output-exists")
+    assert "keep it with --skip-existing, or replace it with --force" in document["error"]["message"]
     seen = []
     stream = nm.Pipeline.stream_segmentations
     monkeypatch.setattr(
@@ -201,6 +205,7 @@ def test_existing_results_are_kept_unless_forced(capsys, pictures, model, monkey
     )
     code, document = run_json(capsys, "segment", "a.png", "b.png", "-o", "out", *model)
     assert (code, codes(document["results"])) == (1, ["output-exists", None])
+    assert "--skip-existing" in document["results"][0]["error"]["message"]
     assert Path("out/a.png.mask.png").read_text() == "old"
     assert seen == ["b.png"]
     code, document = run_json(capsys, "segment", "a.png", "b.png", "-o", "out", "--force", *model)

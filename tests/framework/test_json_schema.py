@@ -1,4 +1,4 @@
-"""What predict and segment print as JSON is what reference/schemas says, whatever happens; and what record writes."""
+"""What predict, segment and info print as JSON follows reference/schemas, whatever happens; and what record writes."""
 
 import copy
 import json
@@ -57,6 +57,8 @@ GOOD = [
 CASES = [
     *((command, arguments, None) for command in ("predict", "segment") for arguments in GOOD),
     ("predict", ["a.png", "--top-k", "1"], None),
+    ("predict", ["a.png", "--save-plot", "p.png"], None),
+    ("predict", ["in", "a.png", "a.png", "--save-plot", "out"], None),
     ("segment", ["a.png", "-o", "m.png"], None),
     ("segment", ["in", "a.png", "a.png", "-o", "out", "--overlay", "out2", "--crop"], None),
     *((command, ["a.png", "--frobnicate"], 2) for command in ("predict", "segment")),
@@ -112,6 +114,30 @@ def test_a_disk_that_fills_follows_them_too(capsys, folder, models, monkeypatch)
         validator(f"{command}-document").validate(json.loads(out))
 
 
+def info_documents(capsys, models):
+    for options in (
+        models["segment"],
+        [*models["predict"], "--size", "40", "33"],
+        ["--model", "no such model"],
+        ["--csv"],
+    ):
+        yield json.loads(run(capsys, "info", "--json", *options)[1])
+
+
+def test_info_follows_its_schema(capsys, folder, models):
+    documents = list(info_documents(capsys, models))
+    assert ["error" in document for document in documents] == [False, False, True, True]
+    for document in documents:
+        validator("info-document").validate(document)
+
+
+def test_the_schema_of_info_refuses_what_is_damaged(capsys, folder, models):
+    document = next(info_documents(capsys, models))
+    short = {**document, "blocks": document["blocks"][:1], "layers": document["layers"][:1]}
+    accepted = [worse for worse in damaged(copy.deepcopy(short)) if validator("info-document").is_valid(worse)]
+    assert accepted == []
+
+
 def damaged(value):
     """Copies of a JSON value with one key less, one more, or one value of another type, anywhere."""
     if isinstance(value, dict):
@@ -129,7 +155,7 @@ def damaged(value):
 
 @pytest.mark.parametrize("command", ["predict", "segment"])
 def test_the_schemas_refuse_what_is_damaged(capsys, folder, models, command):
-    arguments = ["-o", "out", "--overlay", "out"] if command == "segment" else []
+    arguments = {"segment": ["-o", "out", "--overlay", "out"], "predict": ["--save-plot", "out"]}[command]
     good = ["a.png", "missing.png", *arguments, *models[command]]
     document = json.loads(run(capsys, command, *good, "--json", "--force")[1])
     lines = [json.loads(line) for line in run(capsys, command, *good, "--jsonl", "--force")[1].splitlines()]
@@ -140,7 +166,9 @@ def test_the_schemas_refuse_what_is_damaged(capsys, folder, models, command):
         assert accepted == ([end] if name == "line" and "error" in value else [])
 
 
-@pytest.mark.parametrize("name", ["predict-document", "predict-line", "segment-document", "segment-line"])
+@pytest.mark.parametrize(
+    "name", ["predict-document", "predict-line", "segment-document", "segment-line", "info-document"]
+)
 def test_schemas_describe_everything_and_allow_nothing_else(name):
     def objects(value):
         if isinstance(value, dict):
@@ -202,6 +230,7 @@ def manifests():
     more = {"producer": {"name": "port"}, "parameters": {"classifier.weight": {"scale": 0.25}}}
     yield {"taps": {"logits": tap}, **more}
     yield {"taps": {"logits": {"file": "sub/a.HEX", "dtype": "bfloat16", "shape": []}}}
+    yield {"taps": {"logits": tap}, "parameters": {"classifier.weight": {**tap, "layout": "OHWI"}}}
 
 
 @pytest.mark.parametrize("manifest", list(manifests()))
