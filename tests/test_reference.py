@@ -189,10 +189,14 @@ def sha256_of(array: np.ndarray) -> str:
 
 
 def test_all_of_it_is_small() -> None:
-    golden = [path for folder in ("golden", "names", "images") for path in (REFERENCE / folder).rglob("*")]
-    others = set(REFERENCE.rglob("*")) - set(golden)
-    assert sum(path.stat().st_size for path in golden if path.is_file()) < 12_000_000
-    assert sum(path.stat().st_size for path in others if path.is_file()) < 1_500_000
+    def size(*folders: str) -> int:
+        paths = [path for folder in folders for path in (REFERENCE / folder).rglob("*")]
+        return sum(path.stat().st_size for path in paths if path.is_file())
+
+    golden, guide = size("golden", "names", "images"), size("guide")
+    assert golden < 12_000_000
+    assert guide < 800_000
+    assert size(".") - golden - guide < 1_500_000
 
 
 def code_blocks() -> list[str]:
