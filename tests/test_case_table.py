@@ -4,12 +4,23 @@ import make_case_table
 import pytest
 
 
-def test_every_case_of_the_study_has_a_test():
-    assert make_case_table.missing(make_case_table.cases()) == []
+@pytest.fixture(scope="module")
+def cases():
+    return make_case_table.cases()
 
 
-def test_the_table_in_the_repository_is_the_one_the_tests_give():
-    expected = make_case_table.table(make_case_table.cases())
+def test_every_case_of_the_study_has_a_test(cases):
+    assert make_case_table.missing(cases) == []
+
+
+def test_every_case_has_a_place_in_the_table(cases):
+    assert make_case_table.strays(cases) == []
+    stray = cases[0]._replace(numbers="999")
+    assert make_case_table.strays([stray]) == [stray.test]
+
+
+def test_the_table_in_the_repository_is_the_one_the_tests_give(cases):
+    expected = make_case_table.table(cases)
     assert make_case_table.TABLE.read_text(encoding="utf-8") == expected, "run python tools/make_case_table.py"
 
 

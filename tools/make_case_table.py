@@ -29,13 +29,14 @@ PARTS = {
     range(95, 114): "The Hub",
     range(114, 126): "The command line",
     range(145, 166): "Recordings, and tensors of ports",
+    range(166, 169): "Ranges and test vectors",
 }
 
 HEAD = """\
 # Mistaken and hostile input
 
-What becomes of every case that was studied before this part of the project was written, and the test that shows it. The
-first column is the number that the study gave the case; cases that belong together share a row. Made from the marks
+What becomes of every case of a study that was made before the code, and of those that came up later, and the test that
+shows it. The first column is the number of the case; cases that belong together share a row. Made from the marks
 `case` of the tests by `python tools/make_case_table.py`; a test compares.
 """
 
@@ -80,6 +81,12 @@ def missing(found: list[Case]) -> list[int]:
     return [number for numbers in PARTS for number in numbers if number not in covered]
 
 
+def strays(found: list[Case]) -> list[str]:
+    """The cases whose number belongs to no part, so that the table would lack them."""
+    numbers = set().union(*PARTS)
+    return [case.test for case in found if min(case.covered()) not in numbers]
+
+
 def table(found: list[Case]) -> str:
     """The document."""
     lines = [HEAD]
@@ -105,6 +112,8 @@ def main() -> None:
     found = cases()
     if missing(found):
         raise SystemExit(f"no test shows the cases {missing(found)}")
+    if strays(found):
+        raise SystemExit(f"PARTS has no place for the cases of {strays(found)}")
     TABLE.write_text(table(found), encoding="utf-8")
     print(f"{TABLE.relative_to(ROOT)}: {len(found)} rows")
 
