@@ -30,6 +30,7 @@ PARTS = {
     range(114, 126): "The command line",
     range(145, 166): "Recordings, and tensors of ports",
     range(166, 169): "Ranges and test vectors",
+    range(169, 172): "Pages that explain",
 }
 
 HEAD = """\

@@ -17,10 +17,10 @@ from npmobilevit.visual.notebook import jpeg_bytes
 from npmobilevit.visual.standalone import data_uri
 
 MOST_EXACT_PIXELS = 90_000  # of a picture without loss, in some 150 kB
-LONGEST, LONGEST_BACKDROP = 640, 384  # pixels of a side
+LONGEST, LONGEST_BACKDROP = 560, 384  # pixels of a side
 CELL = 64  # pixels of a map in a sheet
 SHEET_COLUMNS = 8
-SHEET_LEVELS = 63  # the largest: 64 colours make a sheet half as large, and look the same
+SHEET_LEVELS = 31  # the largest: 32 colours make a sheet half as large, and look nearly the same
 STRONGEST_TINT = 0.85
 
 _WHITE = (255, 255, 255)

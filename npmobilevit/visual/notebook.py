@@ -7,7 +7,6 @@ show notebooks, the tables still say everything.
 
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Sequence
 from io import BytesIO
@@ -18,6 +17,7 @@ from PIL import Image
 
 from npmobilevit.visual.lettering import shown_text
 from npmobilevit.visual.palettes import Colour
+from npmobilevit.visual.standalone import data_uri
 
 __all__ = ["bars_html", "classes_html", "jpeg_bytes"]
 
@@ -114,9 +114,8 @@ def _beside(picture: bytes, caption: str, table: str) -> str:
 def _image(picture: bytes, caption: str) -> str:
     if not picture:
         return ""
-    data = base64.b64encode(picture).decode("ascii")
-    style = "max-width:100%;height:auto;margin:0"
-    return f'<img src="data:image/jpeg;base64,{data}" alt="{_text(caption)}" style="{style}">'
+    source, style = data_uri(picture, "image/jpeg"), "max-width:100%;height:auto;margin:0"
+    return f'<img src="{source}" alt="{_text(caption)}" style="{style}">'
 
 
 def _table(caption: str, heads: str, rows: Sequence[str]) -> str:

@@ -97,6 +97,7 @@ def test_what_is_there_is_replaced_only_if_asked(capsys, picture, model, tmp_pat
     assert (tmp_path / "page.html").stat().st_size > 10_000
 
 
+@pytest.mark.case("171", "explain: wrong pictures, outputs, options and models", "one line, and a code")
 @pytest.mark.parametrize(
     ("arguments", "code", "name"),
     [

@@ -248,6 +248,7 @@ def test_where_covering_never_hurts_the_page_says_so(classified):
     )
 
 
+@pytest.mark.case("169", "explain: labels and model names that are markup", "shown as text; no element, no script")
 @pytest.mark.parametrize("kind", PIPELINES)
 def test_hostile_names_are_shown_and_do_nothing(kind):
     pipeline = PIPELINES[kind](name=HOSTILE[0], num_labels=None, id2label=dict(enumerate(HOSTILE)))
@@ -310,6 +311,7 @@ def test_a_page_is_saved_whole(classified, tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["page.html"]
 
 
+@pytest.mark.case("170", "explain: a page that cannot be written", "ImageError, and nothing half-written")
 @pytest.mark.parametrize("name", ["", "a\0b", "x" * 300])
 def test_a_page_that_cannot_be_written_is_one_of_our_errors(classified, tmp_path, name):
     with pytest.raises(nm.ImageError) as caught:
