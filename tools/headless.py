@@ -107,10 +107,10 @@ class Browser:
         self._address = page.resolve().as_uri()
         self.driver.get(self._address + (f"#{fragment}" if fragment else ""))
 
-    def media(self, **features: str) -> None:
-        """What the page's media queries find, in the place of all that was set before; `print` is not among them."""
+    def media(self, kind: str = "", **features: str) -> None:
+        """What the page's media queries find, in the place of all that was set before; the kind may be "print"."""
         named = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
-        self.command("Emulation.setEmulatedMedia", features=named)
+        self.command("Emulation.setEmulatedMedia", media=kind, features=named)
 
     def trouble(self) -> list[str]:
         """Since the page was opened or this was asked: what the console complained of, and what was loaded besides it.

@@ -1,7 +1,7 @@
 """Make the two screenshots of the README: what `npmobilevit explain` shows of a classifier and of a segmenter.
 
-Each is the part of the page where a patch is pointed at. Needed: what tools/headless.py needs, and a few MB of memory
-for Chromium. The pictures depend on the fonts of the machine, so no test compares them.
+Each is the part of the page where a patch is pointed at. Needed: what tools/headless.py needs. The pictures depend on
+the fonts of the machine, so no test compares them.
 
 Run:  python tools/make_screenshots.py
 """

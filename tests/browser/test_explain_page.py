@@ -252,11 +252,10 @@ def test_nothing_moves_for_who_wants_no_motion(browser, classifier):
 
 def test_paper_has_the_maps_and_no_controls(browser, either):
     browser.open(either.file)
-    browser.command("Emulation.setEmulatedMedia", media="print")
+    browser.media("print")
     assert not browser.element("#block").is_displayed()
     assert browser.element("#map").is_displayed()
     assert checks.contrast(browser) == []
-    browser.command("Emulation.setEmulatedMedia", media="")
 
 
 def test_labels_that_are_markup_are_text(browser, tmp_path, processor):

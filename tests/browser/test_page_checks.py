@@ -177,14 +177,15 @@ def test_the_browser_tells_errors_and_what_a_page_loads(browser, tmp_path, old, 
 @pytest.mark.browser
 def test_a_page_finds_what_it_was_opened_with(browser, tmp_path):
     def media():
-        queries = ["(prefers-color-scheme: dark)", "(prefers-reduced-motion: reduce)", "(pointer: coarse)"]
+        queries = ["(prefers-color-scheme: dark)", "(prefers-reduced-motion: reduce)", "(pointer: coarse)", "print"]
         return browser.script("return [innerWidth, ...arguments[0].map((query) => matchMedia(query).matches)]", queries)
 
     page = made(tmp_path, "</main>", "</main><script>document.title = 'ran'</script>")
     browser.open(page, width=360, dark=True, touch=True, reduced_motion=True, script=False)
-    assert (media(), browser.driver.title) == ([360, True, True, True], "A page")
+    assert (media(), browser.driver.title) == ([360, True, True, True, False], "A page")
+    browser.media("print")
     browser.open(page)
-    assert (media(), browser.driver.title) == ([1200, False, False, False], "ran")
+    assert (media(), browser.driver.title) == ([1200, False, False, False, False], "ran")
 
 
 @pytest.mark.browser
