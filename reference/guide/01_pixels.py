@@ -4,7 +4,8 @@
 # A network such as MobileViT ([paper](https://arxiv.org/abs/2110.02178)) computes with an array of numbers, and a
 # picture is a file. What lies between is a few lines of code, and it is easy to get them wrong: a mistake there raises
 # no error, and often the answer still looks reasonable. This lesson takes the steps one by one. They are those of
-# `MobileViTImageProcessor` of transformers, whose settings the published checkpoints bring along.
+# `MobileViTImageProcessor` of transformers. A **checkpoint**, the files of a trained network, brings its settings
+# along.
 #
 # You need to know what an array with several axes is.
 
@@ -30,9 +31,9 @@ print(photo[150, 200])  # -> [125  64  35]
 # %% [markdown]
 # That pixel of the cat's face is mostly red, as orange fur is.
 #
-# A network has its own settings for what follows, in a file `preprocessor_config.json` beside its weights. The one of
-# this lesson is small: it tells ten kinds of things apart, in pictures of 64 x 64 pixels. The published classifiers
-# have 288 for the resize and 256 for the crop.
+# The settings of what follows are in a file `preprocessor_config.json` beside the **weights**, the numbers that the
+# network has learned. The network of this lesson is small: it tells ten kinds of things apart, in pictures of 64 x 64
+# pixels. The published classifiers have 288 for the resize and 256 for the crop.
 
 # %%
 processor = MobileViTImageProcessor.from_pretrained("cifar10-xx-small")
@@ -53,7 +54,8 @@ cat = photo[:, :448]
 print(processor.geometry(*cat.shape[:2]))  # -> Geometry(resized=(64, 95), origin=(0, 15), network=(64, 64))
 
 # %% [markdown]
-# Both fractions are cut off, and both are a convention. A port that rounds the longer side to 96
+# Both fractions are cut off, and both are a convention. A **port**, a program that computes the same network in another
+# language or on another device, must keep to it. One that rounds the longer side to 96
 # ([PRE-08](../mistakes.md#pre-08)), or the crop's 15.5 up, begins the crop at column 16, one pixel further to the
 # right.
 #
@@ -105,7 +107,7 @@ print(np.array_equal(pixels, before[:, ::-1] / np.float32(255)))  # -> True
 # What if a port gets one of these steps wrong?
 #
 # - RGB in place of BGR ([PRE-01](../mistakes.md#pre-01)): the orange cat is blue to the network;
-# - mean and standard deviation of ImageNet's pictures applied, because many networks want it;
+# - mean and standard deviation applied, those of the photos of ImageNet, because many networks want it;
 # - (H, W, 3) renamed to (3, H, W) by `reshape`, which leaves every number where it is in memory, so that each plane has
 #   stripes of red, green and blue ([PRE-13](../mistakes.md#pre-13)).
 #
@@ -161,7 +163,7 @@ print(round(float(np.abs(model(right).logits - model(shifted).logits).max()), 1)
 
 # %% [markdown]
 # Such a port passes every test that asks for the label, and fails every comparison of numbers: rounding changes the
-# largest logit, here about 3, by some millionths (lesson 11), and not by 0.4.
+# largest logit, here about 3, by about a millionth (lesson 11), and not by 0.4.
 #
 # Does the share change smoothly as the crop moves? The figure shows that it does not. One reason: five layers of the
 # network put out every second pixel of their map only (lesson 2, stride), and with each step of the crop they put out

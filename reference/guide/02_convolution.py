@@ -1,10 +1,10 @@
 # %% [markdown]
 # # 2. Convolution, from the definition to a matrix product
 #
-# MobileViT begins with a convolution, and about half of its multiplications are in convolutions: in the inverted
-# residuals (lesson 3), and in four layers of each MobileViT block ([paper](https://arxiv.org/abs/2110.02178), figure 1b
-# and section 3.1). This lesson begins with the sum that defines a convolution and ends with the one matrix product that
-# computes it.
+# MobileViT begins with a convolution, its **stem**, and about half of its multiplications are in convolutions: in the
+# inverted residuals (lesson 3), and in four layers of each MobileViT block ([paper](https://arxiv.org/abs/2110.02178),
+# figure 1b and section 3.1). This lesson begins with the sum that defines a convolution and ends with the one matrix
+# product that computes it.
 #
 # You need to know what an array with several axes is, and a product of matrices.
 
@@ -21,8 +21,9 @@ from npmobilevit.visual import drawing
 # %% [markdown]
 # ## The definition
 #
-# A map is an array (N, C, H, W): pictures, channels, rows, columns. A kernel of size 3 looks at the 3 x 3 surroundings
-# of a pixel in all channels, multiplies each value by a weight, and adds up the products:
+# A map is an array (N, C, H, W): pictures, channels, rows, columns. A picture has three channels, its colours; inside
+# the network a layer makes as many as it has kernels. A kernel of size 3 looks at the 3 x 3 surroundings of a pixel in
+# all channels, multiplies each value by a weight, and adds up the products:
 #
 # $$y_{n,o,i,j} = \sum_{c,u,v} w_{o,c,u,v} \; x_{n,c,i+u,j+v}$$
 #
@@ -64,9 +65,10 @@ print(by_hand, y[0, 0, i, j])  # -> 9.0 9.0
 # $$H' = \left\lfloor \frac{H + 2p - d(k-1) - 1}{s} \right\rfloor + 1$$
 
 # %%
-side = 256
-for settings in ({"padding": 1}, {"padding": 1, "stride": 2}, {"padding": 6, "dilation": 6}):
-    print(settings, ops.conv2d(np.zeros((1, 1, side, side), np.float32), weight=weight, **settings).shape)
+zeros = np.zeros((1, 1, 256, 256), np.float32)
+print(ops.conv2d(zeros, weight=weight, padding=1).shape)  # -> (1, 1, 256, 256)
+print(ops.conv2d(zeros, weight=weight, padding=1, stride=2).shape)  # -> (1, 1, 128, 128)
+print(ops.conv2d(zeros, weight=weight, padding=6, dilation=6).shape)  # -> (1, 1, 256, 256)
 
 # %% [markdown]
 # With stride 2 and an even side, the kernel reaches the zeros at the top and on the left, and never those at the bottom

@@ -19,7 +19,7 @@ from npmobilevit.visual import drawing
 
 model = MobileViTForImageClassification.from_pretrained("cifar10-xx-small")
 pixels = MobileViTImageProcessor.from_pretrained("cifar10-xx-small")(IMAGES / "chelsea.png")["pixel_values"]
-taps = model.taps(pixels)  # what every module puts out, by name
+taps = model.taps(pixels)  # what every layer puts out, by name
 
 # %% [markdown]
 # ## Two jobs at once
@@ -35,9 +35,10 @@ taps = model.taps(pixels)  # what every module puts out, by name
 # Both together cost $C \cdot (9 + O)$ (MobileNetV2, section 3.1, equation 1 with $k = 3$).
 
 # %%
-for channels in (24, 48, 256):
-    full, separate = 9 * channels * channels, channels * (9 + channels)
-    print(channels, full, separate, round(full / separate, 1))
+channels = np.array([24, 48, 256])
+full, separate = 9 * channels * channels, channels * (9 + channels)
+print(full, separate)  # -> [  5184  20736 589824] [  792  2736 67840]
+print((full / separate).round(1))  # -> [6.5 7.6 8.7]
 
 # %% [markdown]
 # For 48 channels that is 20,736 against 2,736, a factor of 7.6, and for many channels the factor comes near 9. Of

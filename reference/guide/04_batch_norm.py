@@ -28,9 +28,9 @@ print(pixels.shape)  # -> (2, 3, 64, 64)
 # ## What it is for, and what is left of it
 #
 # Training changes all layers at once, a little each time, and what a layer is given grows or shrinks meanwhile. So,
-# while a network is trained, each channel is brought to mean 0 and variance 1 over all pixels of all pictures of a
-# batch; then two learned numbers $\gamma$ and $\beta$ give it the spread and the middle that are best ([Ioffe and
-# Szegedy](https://arxiv.org/abs/1502.03167), algorithm 1).
+# while a network is trained, each channel is brought to mean 0 and variance 1 over all pixels of a **batch**, the
+# pictures that are computed at once; then two learned numbers $\gamma$ and $\beta$ give it the spread and the middle
+# that are best ([Ioffe and Szegedy](https://arxiv.org/abs/1502.03167), algorithm 1).
 #
 # When the network is used, there may be one picture alone, and its answer must not depend on others. So training also
 # keeps averages of the means and variances, the **running statistics** $\mu$ and $\sigma^2$, and the trained network
@@ -52,7 +52,7 @@ print(*(values.shape for values in stem.values()))  # -> (16,) (16,) (16,) (16,)
 # $$a = \frac{\gamma}{\sqrt{\sigma^2 + \varepsilon}}, \qquad b = \beta - \mu a$$
 
 # %%
-taps = model.taps(pixels)  # what every module puts out, by name
+taps = model.taps(pixels)  # what every layer puts out, by name
 x, y = taps["mobilevit.conv_stem.convolution"], taps[norm]
 print(x.shape, y.shape)  # -> (2, 16, 32, 32) (2, 16, 32, 32)
 
@@ -212,7 +212,7 @@ parts = [
     (side_by_side(y[0], 5), "a scale and a shift later: -5 to 5"),
     (
         drawing.curves(factor, width=330, height=264, x_label="log10 of the variance"),
-        "size of a channel, against that with eps 1e-5",
+        "scale of a channel, relative to eps 1e-5",
     ),
 ]
 figure("04_batch_norm", drawing.arranged(parts))

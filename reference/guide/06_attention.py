@@ -41,7 +41,7 @@ value = ops.linear(tokens, weight=np.array([[0, 0, 1]], np.float32))  # (4, 1)
 # %% [markdown]
 # How well query $i$ fits key $j$ is their dot product. It is large where both are large at the same place. All of them
 # are one product of matrices, the **scores**: a row for each query, a column for each key. They are divided by
-# $\sqrt d$, where $d$ is the width of a query; why, comes below.
+# $\sqrt d$, where $d$ is the width of a query; the reason comes below.
 
 # %%
 scores = ops.attention_scores(query, key)  # (L, L)
@@ -78,7 +78,7 @@ print(ops.softmax(two.T).T.sum(axis=1).round(1))  # -> [0.5 1.5]
 #
 # Take queries and keys of $d$ random numbers with mean 0 and variance 1. A score is a sum of $d$ products of variance
 # 1, so its variance is $d$. Wide tokens have large scores, and softmax of large scores gives nearly all the weight to
-# one key. Divided by $\sqrt d$, scores have variance 1 at every width (section 3.2.1, footnote 4).
+# one key. Divided by $\sqrt d$, scores have variance 1 at every width (the same paper, section 3.2.1, footnote 4).
 
 # %%
 rng = np.random.default_rng(6)
@@ -89,14 +89,15 @@ sharpest = [ops.softmax(s[:, :16]).max(axis=1).mean() for s in (plain, ops.atten
 print([f"{p:.0%}" for p in sharpest])  # -> ['84%', '25%']
 
 # %% [markdown]
-# So much weight has the largest of 16 keys, in the mean, without and with the division.
+# On average, the largest of 16 keys gets 84 % of the weight without the division, and 25 % with it.
 #
 # ## Several heads
 #
 # With one set of weights, a token asks one question. MobileViT asks four at a time: it cuts queries, keys and values
-# into four blocks of channels, the **heads**, and each head does the whole computation for itself (section 3.2.2). Here
-# they are in the first MobileViT block of the checkpoint that comes with the package, for the picture of a cat. The
-# intermediate values of a network, its taps, have names; "scores" and "probs" are only there if they are asked for.
+# into four blocks of channels, the **heads**, and each head does the whole computation for itself (the same paper,
+# section 3.2.2). Here they are in the first MobileViT block of the checkpoint that comes with the package, for the
+# picture of a cat. The intermediate values of a network, its taps, have names; "scores" and "probs" are only there if
+# they are asked for.
 
 # %%
 model = nm.MobileViTForImageClassification.from_pretrained("cifar10-xx-small")
@@ -163,10 +164,10 @@ print(np.allclose(shuffled, attended[:, order], atol=1e-5))  # -> True
 # each token that stands for its place ([ViT](https://arxiv.org/abs/2010.11929), equation 1), and has to interpolate
 # these vectors for pictures of other sizes.
 #
-# MobileViT needs none (section 3.2). Its tokens go back to their places after the transformer, so the order is never
-# lost (section 3.1), and the convolutions before and after it do know the neighbours of a pixel. They even see the
-# border of the picture, where the kernel meets the zeros of the padding. On a picture of one colour, tokens that had no
-# idea of their place would all be equal. They are not:
+# MobileViT needs none (its paper, section 3.2). Its tokens go back to their places after the transformer, so the order
+# is never lost (section 3.1), and the convolutions before and after it do know the neighbours of a pixel. They even see
+# the border of the picture, where the kernel meets the zeros of the padding. On a picture of one colour, tokens that
+# had no idea of their place would all be equal. In the middle they are, and in the corner they are not:
 
 # %%
 plain = np.full((1, 3, 128, 128), 0.5, np.float32)
@@ -178,9 +179,10 @@ print(from_the_middle[7:10, 7:10].max() < 1e-4, from_the_middle[0, 0] > 0.1)  # 
 # ## What it costs
 #
 # For L tokens of width D, the four projections take $4 L D^2$ multiplications, and scores and means $2 L^2 D$, all
-# heads together. The second grows with the *square* of the number of tokens. In encoder layer 2 a token stands for 16 x
-# 16 pixels, so a picture of side 256 has sequences of 256 tokens. Twice the side is four times the tokens and sixteen
-# times the scores; this is how many times as much as the projections they take for the sides 256, 512 and 1024:
+# heads together. The second grows with the *square* of the number of tokens. In encoder layer 2 the tokens of a
+# sequence lie 16 pixels of the picture apart, so a picture of side 256 has sequences of 256 tokens. Twice the side is
+# four times the tokens and sixteen times the scores; this is how many times as much as the projections they take for
+# the sides 256, 512 and 1024:
 
 # %%
 lengths, width = [256, 1024, 4096], 64
@@ -213,8 +215,9 @@ print(np.allclose(y, taps[layer], atol=1e-5))  # -> True
 # %% [markdown]
 # ## Where a token looks
 #
-# The 16 tokens of the first sequence stand for 4 x 4 patches of the picture. The figure follows one of them, token 6,
-# from its row of scores to what each head shows it: the brighter a patch, the more of its value is taken.
+# The 16 tokens of the first sequence come from 4 x 4 patches, each of them over 16 x 16 pixels of the picture. The
+# figure follows one of them, token 6, from its row of scores to what each head shows it: the brighter a patch, the more
+# of its value is taken.
 
 # %%
 token, sequence = 6, 0

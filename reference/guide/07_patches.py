@@ -159,7 +159,7 @@ figure("07_patches", drawing.arranged(parts, columns=3))
 
 # %% [markdown]
 # ![A map in four hues, two by two; unfolded, each row has one hue, from light to dark; after a plain reshape the hues
-# alternate in the rows](figures/07_patches.png)
+# alternate in the rows; the tokens of ViT have all four hues in each row](figures/07_patches.png)
 #
 # To take the pixels of a patch for a sequence is the mistake [UNF-02](../mistakes.md#unf-02). The transformer runs on
 # each sequence by itself, with the same weights for all (equation 1):
@@ -224,8 +224,8 @@ print(ops.resize_bilinear(larger, (1, 7)).ravel().round(2).tolist())  # -> [0.06
 
 # %% [markdown]
 # There and back is not quite the same, as each value becomes a mean of its neighbours. Nor is it the same as to add a
-# column of zeros and cut it off afterwards ([UNF-10](../mistakes.md#unf-10)): these zeros become tokens that everything
-# attends to. The networks take pictures of any size, and 64 x 56 gives 8 x 7 here:
+# column of zeros and cut it off afterwards ([UNF-10](../mistakes.md#unf-10)): these zeros become tokens, to which all
+# others attend. The networks take pictures of any size, and 64 x 56 gives 8 x 7 here:
 
 
 # %%

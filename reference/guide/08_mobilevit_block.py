@@ -75,7 +75,7 @@ print(taps["conv_kxk"].min() > -0.28, taps["conv_1x1"].min() < -1)  # -> True Tr
 #
 # Unfold, two to four transformer layers, fold. Between the last transformer layer and fold stands one more layer
 # normalisation, which the paper's figure leaves out ([TRF-02](../mistakes.md#trf-02)). It is needed: each transformer
-# layer adds to the tokens, and they have grown to five times their size.
+# layer adds to the tokens, and their spread has grown to five times what it was.
 
 # %%
 print([round(taps[step].std() / taps["unfolded"].std()) for step in ("transformer", "layernorm")])  # -> [5, 1]
@@ -83,9 +83,9 @@ print([round(taps[step].std() / taps["unfolded"].std()) for step in ("transforme
 # %% [markdown]
 # ## Fusion
 #
-# The result is projected back to C channels and laid beside what came in, **input first**, 2 C channels in all. A last
-# 3 x 3 convolution decides, channel by channel and pixel by pixel, how much of each to take. As it is linear, it is the
-# sum of two convolutions, with the two halves of its weights:
+# The result is projected back to C channels and laid beside what came in, **input first**, 2 C channels in all. For
+# each of its channels, a last 3 x 3 convolution decides how much of each to take. As it is linear, it is the sum of two
+# convolutions, with the two halves of its weights:
 
 # %%
 x, y = taps["downsampling_layer"], taps["conv_projection"]
@@ -141,8 +141,8 @@ figure("08_mobilevit_block", drawing.arranged(parts, columns=4))
 # ## What each part can see
 #
 # Change a map in one place and look which places of later maps change. A **scope** is the object through which the
-# network reports the value of each node; the network goes on with what the scope gives back. This one adds 1 to one
-# value of one node:
+# network reports the value of each node (a layer, or a block of them); the network goes on with what the scope gives
+# back. This one adds 1 to one value of one node:
 
 
 # %%
@@ -187,7 +187,7 @@ print(reached("folded", "conv_projection", "fusion"))  # -> [1, 9]
 #
 # Read the other way round: a pixel of the result depends on all pixels of the input. The paper puts it so: the
 # effective receptive field of the block is H x W. But it does not see all of them equally well: the next figure shows
-# the changes in powers of ten.
+# the changes in powers of ten, from 0.00001 or less (dark violet) to 1 (yellow).
 
 
 # %%
@@ -207,7 +207,7 @@ figure("08_mobilevit_block_reach", drawing.arranged(parts, columns=3))
 
 # %% [markdown]
 # ![A change of one input pixel: nine pixels behind the convolution, all behind the transformer, brightest around the
-# place and in a grid; below, a change of one token: one pixel, then a grid, then all
+# place and in a grid, and all behind the fusion; below, a change of one token: one pixel, then a grid, then all
 # pixels](figures/08_mobilevit_block_reach.png)
 #
 # ## Exercises

@@ -47,7 +47,7 @@ for part in table.blocks():
 # | `conv_stem` | 3 x 3 convolution, stride 2 | 16 x 128 x 128 | 464 | 7 M | 3 x 3 |
 # | `encoder.layer.0` | inverted residual | 16 x 128 x 128 | 1,472 | 21 M | 7 x 7 |
 # | `encoder.layer.1` | three of them, the first with stride 2 | 24 x 64 x 64 | 7,696 | 35 M | 27 x 27 |
-# | `encoder.layer.2` | one with stride 2, MobileViT block of 2 layers | 48 x 32 x 32 | 139,888 | 212 M | all |
+# | `encoder.layer.2` | one with stride 2, a block of 2 transformer layers | 48 x 32 x 32 | 139,888 | 212 M | all |
 # | `encoder.layer.3` | the same, of 4 layers | 64 x 16 x 16 | 341,824 | 100 M | all |
 # | `encoder.layer.4` | the same, of 3 layers | 80 x 8 x 8 | 433,440 | 30 M | all |
 # | `conv_1x1_exp` | 1 x 1 convolution | 320 x 8 x 8 | 26,240 | 2 M | all |
@@ -124,8 +124,6 @@ print([model.config.id2label[i] for i in best])  # -> ['cat', 'dog', 'frog', 'tr
 print([f"{scores[i]:.0%}" for i in best])  # -> ['77%', '8%', '5%', '4%', '2%']
 
 # %% [markdown]
-# A **logit** is the network's mark for a class. Softmax (lesson 6) makes positive numbers with the sum 1 of them.
-#
 # The end of the network is simple: the mean of each channel over all pixels, and a matrix. The mean is what makes any
 # size of picture possible, and to take the largest value in its place is a mistake that looks like success
 # ([HED-02](../mistakes.md#hed-02)):

@@ -1,10 +1,11 @@
 # %% [markdown]
 # # 10. DeepLabV3: a label for every pixel
 #
-# A classifier gives one label to a picture. Segmentation gives one to every pixel: this is road, this is sky. MobileViT
-# does it with a head that was made for other networks, DeepLabV3 ([MobileViT](https://arxiv.org/abs/2110.02178),
-# section 4.2; [DeepLabV3](https://arxiv.org/abs/1706.05587)). This lesson follows a street from the last map of the
-# network to its mask, the array of labels.
+# A classifier gives one label to a picture. Segmentation gives one to every pixel: this is road, this is sky. The
+# layers at the end of a network, which make the answer, are called its **head**, and for this MobileViT takes one that
+# was made for other networks, DeepLabV3 ([MobileViT](https://arxiv.org/abs/2110.02178), section 4.2;
+# [DeepLabV3](https://arxiv.org/abs/1706.05587)). This lesson follows a street from the last map of the network to its
+# mask, the array of labels.
 #
 # You need lessons 2 (convolution) and 9 (the whole network).
 
@@ -243,7 +244,7 @@ figure("10_deeplabv3", drawing.arranged(panels, columns=3))
 #
 # 1. A picture of 512 x 512 goes into a segmenter with output stride 16. How large are the logits? How far apart, in
 #    pixels of the picture, are the outer columns of the kernel of rate 18? How many weights has that branch for a map
-#    of 160 channels, and how many of rate 6?
+#    of 160 channels, and how many has the branch of rate 6?
 # 2. The fifth branch is the same at all pixels. Show that `project` could do without it, if its convolution had a bias.
 #    Why does the network not simply have that bias?
 # 3. Compute a convolution of dilation 2 with undilated convolutions only. (Which pixels does the kernel at an even row

@@ -5,9 +5,9 @@
 # be right. But a wrong program also differs, sometimes by not much more. This lesson finds out how far apart two right
 # programs can be, by a formula and not by feeling. The checks of this project rest on it.
 #
-# You need sums, and lesson 2 for the inner products of a layer. The book on the matter is N. J. Higham, *Accuracy and
-# Stability of Numerical Algorithms* (2nd edition, 2002): sections 2.1 and 2.2 for floating-point numbers, chapters 3
-# and 4 for inner products and sums.
+# You need lesson 2: each value of a layer is a sum of products, an **inner product**. The book on the matter is N. J.
+# Higham, *Accuracy and Stability of Numerical Algorithms* (2nd edition, 2002): sections 2.1 and 2.2 for floating-point
+# numbers, chapters 3 and 4 for inner products and sums.
 
 # %%
 import hashlib
@@ -54,9 +54,9 @@ print((a + b) + c, a + (b + c))  # -> 1.0 0.0
 # A layer adds hundreds of products for each of its values. A processor adds several of them at once, and another one
 # adds more at once. Each program may choose an order, and none of them is the right one.
 #
-# With fewer digits all of this shows sooner. float16 has 11 digits, $u = 2^{-11}$, and from 2048 on its numbers are 2
-# apart. To add 1 then changes nothing, so a sum of 4096 ones gets no further. A device that multiplies float16 numbers
-# should not add them up in float16 ([NUM-01](../mistakes.md#num-01)):
+# With fewer digits all of this shows sooner. float16 has 11 binary digits, $u = 2^{-11}$, and from 2048 on its numbers
+# are 2 apart. To add 1 then changes nothing, so a sum of 4096 ones gets no further. A device that multiplies float16
+# numbers should not add them up in float16 ([NUM-01](../mistakes.md#num-01)):
 
 # %%
 print([int(np.cumsum(np.ones(4096, dtype))[-1]) for dtype in (np.float16, np.float32)])  # -> [2048, 4096]
@@ -83,6 +83,8 @@ print([int(np.cumsum(np.ones(4096, dtype))[-1]) for dtype in (np.float16, np.flo
 # $$|\text{error}| \le \lambda \sqrt n \, u \, S$$
 #
 # (N. J. Higham, T. Mary, SIAM J. Sci. Comput. 41, 2019; I. C. F. Ipsen, H. Zhou, SIAM J. Matrix Anal. Appl. 41, 2020.)
+# This bound needs roundings that differ. Equal numbers are all rounded alike, and the 4096 ones above break it.
+#
 # The project allows one false alarm in a thousand checks of five million values each, and that gives $\lambda$:
 
 # %%
@@ -247,4 +249,5 @@ figure("11_rounding", drawing.arranged(panels))
 # 2. Add 16,384 numbers of one sign in pairs, then the sums in pairs, and so on. How many roundings can add up in the
 #    result? Give the bound, and check that the errors keep it, and that those of adding one after the other do not.
 # 3. A device rounds the inputs and weights of the query above to float16, and multiplies and adds in float32. How far
-#    can it be from the exact layer, at the most? Which rounding matters? Would it pass the float32 tolerance?
+#    can it be from the exact layer, at the most? Which rounding matters? Would it pass the float32 tolerance? (The
+#    weights of this checkpoint are float16 numbers already. Multiply them by 1.1 first.)

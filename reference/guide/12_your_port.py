@@ -224,6 +224,7 @@ for name, tap in taps.items():
     entry = {"file": f"{name}.raw", "dtype": dtype, "shape": list(channels_last.shape), "layout": "NHWC"}
     manifest["taps"][name] = entry
 (dump / "manifest.json").write_text(json.dumps(manifest))
+print(sorted(path.suffix for path in dump.iterdir()))  # -> ['.json', '.raw', '.raw', '.raw', '.raw', '.raw']
 
 # %% [markdown]
 # From a shell or a script it is one command, `npmobilevit check dump --model cifar10-xx-small`; here we call what
@@ -280,4 +281,5 @@ temporary.cleanup()
 #    number of heads. The port has two. Why was this not seen? From which size on do encoder layers 2, 3 and 4 show it?
 # 3. Write what the stem's convolution puts out as 8-bit whole numbers with a scale, channels last, beside a manifest,
 #    and check it in the profile `fixed`. How large, in steps of the scale, is the error if values are rounded to the
-#    nearest, and if they are rounded down? Which of these pass? Would an error of one step more be found?
+#    nearest, and if they are rounded down? Which of these pass? Is it found if those that are rounded to the nearest
+#    are all one step too high?

@@ -58,7 +58,8 @@ def difference(one: Path, other: Path) -> float:
 
 
 @each_lesson
-def test_the_answers_hold(path, as_a_script):
+def test_the_answers_hold(path, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     code = answer(path).read_text(encoding="utf-8")
     assert printed.differences(code, name=path.name) == []
 
