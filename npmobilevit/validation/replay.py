@@ -144,7 +144,7 @@ def replay(
     pixel_values: Any,
     table: OpTable,
     meet: Meet,
-    parameter_errors: Mapping[str, float] = MappingProxyType({}),
+    parameter_errors: Mapping[str, float | Array] = MappingProxyType({}),
     changes: Sequence[Change] = (),
     known: Callable[[str], Any] = lambda name: None,
 ) -> None:
@@ -158,7 +158,7 @@ def replay(
     table : OpTable
         Of an :class:`Arithmetic`, or the plain one.
     meet : callable
-    parameter_errors : mapping of str to float
+    parameter_errors : mapping of str to float or array
         How far the port's parameters may be from the model's; those left out are the same.
     changes : sequence of Change
         Mistakes to make on the way.
@@ -166,11 +166,9 @@ def replay(
         What a block puts out, if it need not be run.
     """
 
-    def parameter(name: str, value: Array) -> Any:
-        error = parameter_errors.get(name)
-        return value if error is None else Bounded(value, np.full(value.shape, error))
-
-    weights: Any = {name: parameter(name, value) for name, value in model.parameters().items()}
+    weights: dict[str, Any] = dict(model.parameters())
+    for name, error in parameter_errors.items():
+        weights[name] = Bounded(weights[name], np.full(weights[name].shape, error))
     scope = ReplayScope(weights, tap=meet, table=table, meet=meet, changes=tuple(changes), known=known)
     with np.errstate(over="ignore", invalid="ignore"):  # a port's tensors may hold anything; what is not finite fails
         model.forward(scope.of_node(""), pixel_values)

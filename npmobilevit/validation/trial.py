@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from npmobilevit.errors import BundleError, ShapeError
 from npmobilevit.models import PreTrainedModel
 from npmobilevit.ops.arrays import Array
+from npmobilevit.ops.norm import BATCH_NORM_EPS
 from npmobilevit.scope import is_extra
 from npmobilevit.validation.bounds import Arithmetic, Bounded, Deferred, Tier
 from npmobilevit.validation.candidates import Candidate
@@ -116,10 +117,7 @@ class Trial:
         self._instead: dict[str, Array | None] = {}
         self._coarse: dict[str, Coarse] = {}
         self._steps = self._stated_steps() if profile.stated else {}
-        scales = candidate.parameter_scales
-        self.parameter_errors = {
-            name: scales[stated] for name in model.parameters() if (stated := _found_under(name, scales)) is not None
-        }
+        self.parameter_errors = _parameter_errors(model.parameters(), candidate.parameter_scales)
         self._step = 0.0
         self._made_by: dict[str, frozenset[int]] = {}
 
@@ -623,6 +621,37 @@ def _is_dropout(name: str) -> bool:
 
 def _whole(x: Bounded | Deferred) -> Bounded:
     return x.whole() if isinstance(x, Deferred) else x
+
+
+def _parameter_errors(parameters: Mapping[str, Array], scales: Mapping[str, float]) -> dict[str, float | Array]:
+    """How far the port's parameters may be from the network's: a step of the scales that it states.
+
+    Those of "X.weight" and "X.bias", where X is a convolution layer, are of the convolution with its normalisation
+    folded in, ``gamma / s * W`` and the bias that goes with it (:func:`npmobilevit.engine.folding.convolution`): a
+    step of the folded weight is s / gamma steps of W.
+    """
+    errors: dict[str, float | Array] = {
+        name: scales[stated] for name in parameters if (stated := _found_under(name, scales)) is not None
+    }
+    for name in parameters:
+        layer, _, leaf = name.rpartition(".convolution.")
+        if leaf != "weight":
+            continue
+        norm = f"{layer}.normalization"
+        folded = f"{norm}.weight" in parameters
+        weight, bias = (_found_under(f"{layer}.{leaf}", scales) for leaf in ("weight", "bias"))
+        shift = f"{norm}.bias" if folded else f"{layer}.convolution.bias"
+        if weight is not None:
+            errors[name] = scales[weight] / _factor(parameters, norm) if folded else scales[weight]
+        if bias is not None and shift in parameters:
+            errors[shift] = scales[bias]
+    return errors
+
+
+def _factor(parameters: Mapping[str, Array], norm: str) -> Array:
+    """What a normalisation multiplies each channel by, (O, 1, 1, 1); not quite 0 where it switches one off."""
+    factor = np.abs(parameters[f"{norm}.weight"] / np.sqrt(parameters[f"{norm}.running_var"] + BATCH_NORM_EPS))
+    return np.asarray(np.maximum(factor, 1e-100)[:, np.newaxis, np.newaxis, np.newaxis])
 
 
 def _found_under(name: str, entries: Mapping[str, Any]) -> str | None:

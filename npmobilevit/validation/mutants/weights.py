@@ -37,7 +37,7 @@ def with_features(where: str, count: Callable[[int], int], axis: int = 0) -> Cha
         def stretched(x: Array) -> Array:
             return np.take(x, range(count(x.shape[axis])), axis, mode="wrap")
 
-        return {leaf: moved(x, stretched) if x.ndim > axis else x for leaf, x in parameters.items()}
+        return {leaf: moved(x, stretched) if len(x.shape) > axis else x for leaf, x in parameters.items()}
 
     return Change("parameters", where, repeat)
 
