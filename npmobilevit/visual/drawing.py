@@ -7,29 +7,27 @@ colour.
 
 from __future__ import annotations
 
-import itertools
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
 from npmobilevit.errors import ConfigError, ShapeError
-from npmobilevit.visual.axes import FARTHEST, Ticks, linear_ticks, log_ticks, scaled, span, tick_shares
+from npmobilevit.visual.axes import FARTHEST, linear_ticks, log_ticks, scaled, span, tick_shares
 from npmobilevit.visual.lettering import (
-    Font,
     draw_text,
-    flow,
+    fitted,
     font_of_size,
-    shown_text,
+    plain_line,
     shown_value,
     text_size,
     text_width,
-    without_accents,
 )
+from npmobilevit.visual.lines import draw_axes, draw_legend, draw_line
 from npmobilevit.visual.palettes import Colour
 
 __all__ = ["arranged", "bars", "colour_map", "curves", "heatmap", "picture", "sheet"]
@@ -40,12 +38,8 @@ _Levels: TypeAlias = NDArray[np.uint8]
 LONGEST_SIDE = 240  # pixels of a heat map whose cells have no given size
 NARROWEST = 100  # pixels: the least width of a chart
 MOST_PIXELS = 10_000  # the largest length that can be asked for
-MAX_TEXT = 200  # characters
-_EDGE = 4  # pixels that texts keep from the edges of a picture
-MARKER = 3  # pixels from the middle of a marker to its edge
 
 _WHITE, _BLACK, _INK = (255, 255, 255), (0, 0, 0), (32, 32, 32)
-_FAINT = (222, 222, 222)
 _NOT_A_NUMBER = (255, 0, 255)  # in none of the colour maps
 _BAR = (59, 130, 246)
 
@@ -64,16 +58,6 @@ _COLOUR_MAPS: Mapping[str, tuple[Sequence[int], Sequence[Colour]]] = {
     "grey": ((0, 255), (_BLACK, _WHITE)),
 }
 
-_LINES: Sequence[tuple[Colour, tuple[int, ...], str]] = (
-    # Colours of Okabe and Ito, told apart also by the colour-blind; pixels drawn and left out in turn; marker.
-    ((0, 114, 178), (), "disc"),
-    ((213, 94, 0), (8, 4), "square"),
-    ((0, 158, 115), (2, 3), "triangle"),
-    ((204, 121, 167), (10, 3, 2, 3), "cross"),
-    ((230, 159, 0), (14, 4), "disc"),
-    ((86, 180, 233), (5, 2), "square"),
-    ((0, 0, 0), (2, 6), "triangle"),
-)
 MAX_MARKED = 40  # points: of a line with more, markers would hide the line
 
 
@@ -260,9 +244,7 @@ def bars(rows: Iterable[tuple[str, float, str]], *, width: int = 480, limit: flo
     size = text_size(font)
     gap, line = size // 2, 2 * size
     most = 2 * width // 5 - gap
-    entries = [
-        (_fitted(name, font, most), _length(name, value), _fitted(text, font, most)) for name, value, text in rows
-    ]
+    entries = [(fitted(name, font, most), _length(name, value), fitted(text, font, most)) for name, value, text in rows]
     full = _largest(value for _, value, _ in entries) if limit is None else _finite("limit", limit)
     left = 2 * gap + max((text_width(name, font) for name, _, _ in entries), default=0)
     room = width - left - 2 * gap - max((text_width(text, font) for _, _, text in entries), default=0)
@@ -320,13 +302,13 @@ def curves(
     y_ticks = log_ticks(y_low, y_high) if log_y else linear_ticks(y_low, y_high)
     canvas = Image.new("RGB", (width, height), _WHITE)
     marked = [line.shape[1] <= MAX_MARKED for line in lines]
-    top = _draw_legend(canvas, dict(zip(series, marked, strict=True)))
+    top = draw_legend(canvas, dict(zip(series, marked, strict=True)))
     ticks = tick_shares(x_ticks, x_low, x_high), tick_shares(y_ticks, y_low, y_high)
-    box = _draw_axes(canvas, top, *ticks, (x_label, y_label))
+    box = draw_axes(canvas, top, *ticks, (x_label, y_label))
     for i, (x, y) in enumerate(lines):
         columns = box.left + (box.right - box.left) * scaled(x, x_low, x_high)
         rows = box.bottom - (box.bottom - box.top) * scaled(y, y_low, y_high)
-        _draw_line(ImageDraw.Draw(canvas), np.stack([columns, rows], axis=-1), i, marked=marked[i])
+        draw_line(ImageDraw.Draw(canvas), np.stack([columns, rows], axis=-1), i, marked=marked[i])
     return canvas
 
 
@@ -358,7 +340,7 @@ def arranged(
         raise ConfigError("there is nothing to arrange: give at least one picture.", code="option")
     columns, gap = _columns(columns, len(pairs), otherwise=len(pairs)), _whole("gap", gap, least=0)
     font = font_of_size(13)
-    captions = [_letters(caption) for _, caption in pairs]
+    captions = [plain_line(caption) for _, caption in pairs]
     rows = [range(first, min(first + columns, len(pairs))) for first in range(0, len(pairs), columns)]
     heads = [2 * text_size(font) if any(captions[i] for i in row) else 0 for row in rows]
     widths = [max(pairs[i][0].width, text_width(captions[i], font)) for i in range(len(pairs))]
@@ -425,6 +407,24 @@ def _length(name: str, value: float) -> float:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def _points(name: str, x: ArrayLike, y: ArrayLike, *, log_y: bool) -> _Values:
+    """The points (2, N) of a line, in the units of the axes; NaN where there is a gap."""
+    columns, rows = _array(x), _array(y)
+    if columns.ndim != 1 or columns.shape != rows.shape:
+        raise ShapeError(
+            f"x and y of the line {shown_value(name)} must be rows of the same length, found shapes {columns.shape} "
+            f"and {rows.shape}.",
+            "array-shape",
+        )
+    points = np.stack([_real(columns), _real(rows)])  # (2, N)
+    usable = (np.abs(points) <= FARTHEST).all(axis=0)  # of NaN, false
+    if log_y:
+        usable &= points[1] > 1 / FARTHEST
+        points[1] = np.log10(points[1], where=usable, out=points[1])
+    points[:, ~usable] = np.nan
+    return points
 
 
 # Values and their places on a scale
@@ -497,160 +497,3 @@ def _number(value: float) -> str:
 def _contrast(colour: _Levels) -> Colour:
     red, green, blue = colour.tolist()
     return _BLACK if 0.299 * red + 0.587 * green + 0.114 * blue > 127 else _WHITE  # luma of BT.601
-
-
-def _letters(text: str) -> str:
-    return shown_text(without_accents(text), MAX_TEXT)
-
-
-def _fitted(text: str, font: Font, room: int) -> str:
-    """The text, or as much of its beginning as fits into so many pixels with ``...`` behind it."""
-    shown = _letters(text)
-    end = len(shown)
-    while end > 0 and text_width(shown, font) > room:
-        end -= 1
-        shown = _letters(text)[:end].rstrip() + "..."
-    return shown
-
-
-# Axes and lines
-
-
-class _Box(NamedTuple):
-    left: int
-    top: int
-    right: int
-    bottom: int
-
-
-def _points(name: str, x: ArrayLike, y: ArrayLike, *, log_y: bool) -> _Values:
-    """The points (2, N) of a line, in the units of the axes; NaN where there is a gap."""
-    columns, rows = _array(x), _array(y)
-    if columns.ndim != 1 or columns.shape != rows.shape:
-        raise ShapeError(
-            f"x and y of the line {shown_value(name)} must be rows of the same length, found shapes {columns.shape} "
-            f"and {rows.shape}.",
-            "array-shape",
-        )
-    points = np.stack([_real(columns), _real(rows)])  # (2, N)
-    usable = (np.abs(points) <= FARTHEST).all(axis=0)  # of NaN, false
-    if log_y:
-        usable &= points[1] > 1 / FARTHEST
-        points[1] = np.log10(points[1], where=usable, out=points[1])
-    points[:, ~usable] = np.nan
-    return points
-
-
-def _draw_legend(canvas: Image.Image, marked: Mapping[str, bool]) -> int:
-    """Draw a piece of each line, with a marker where it has any, and its name; return the first row below."""
-    font = font_of_size(12)
-    size = text_size(font)
-    sample, line = 3 * size, round(1.5 * size)
-    texts = [_fitted(name, font, canvas.width - sample - 3 * size) for name in marked]
-    shown = [i for i, text in enumerate(texts) if text]
-    draw = ImageDraw.Draw(canvas)
-    places = flow([sample + text_width(texts[i], font) + size // 2 for i in shown], canvas.width - 2 * size, size)
-    for i, (x, row) in zip(shown, places, strict=True):
-        left, y = size + x, size // 2 + row * line
-        middle = y + size / 2
-        _draw_line(draw, np.array([[left, middle], [left + sample, middle]]), i, marked=False)
-        if list(marked.values())[i]:
-            _draw_line(draw, np.array([[left + sample / 2, middle]]), i, marked=True)
-        draw_text(draw, (left + sample + size // 2, y), texts[i], font, _INK)
-    return size // 2 + line * (1 + places[-1][1] if places else 0)
-
-
-def _draw_axes(canvas: Image.Image, top: int, x_ticks: Ticks, y_ticks: Ticks, labels: tuple[str, str]) -> _Box:
-    """Draw axes below row `top`, with ticks at shares 0..1 of their lengths; return the box between them."""
-    font = font_of_size(12)
-    size = text_size(font)
-    line = round(1.5 * size)
-    ends = canvas.width - _EDGE, canvas.height - line  # of the texts along the axes
-    x_label, y_label = _fitted(labels[0], font, ends[0] - line), _fitted(labels[1], font, ends[1] - top)
-    beside = size + max(text_width(text, font) for _, text in y_ticks) + (line if y_label else 0)
-    below = 2 * size + (line if x_label else 0)
-    first, last = (text_width(x_ticks[i][1], font) for i in (0, -1))
-    left = max(beside, first // 2 + size // 2)
-    right = max(left + 1, canvas.width - size - last // 2)
-    box = _Box(left, top + size // 2, right, max(top + size // 2 + 1, canvas.height - below))
-    draw = ImageDraw.Draw(canvas)
-    every = _thinning(x_ticks, box.right - box.left, size // 2 + max(text_width(text, font) for _, text in x_ticks))
-    for i, (share, text) in enumerate(x_ticks):
-        x = round(box.left + share * (box.right - box.left))
-        draw.line((x, box.top, x, box.bottom), _FAINT)
-        if i % every == 0:
-            draw_text(draw, (x - text_width(text, font) // 2, box.bottom + size // 2), text, font, _INK)
-    every = _thinning(y_ticks, box.bottom - box.top, size)
-    for i, (share, text) in enumerate(y_ticks):
-        y = round(box.bottom - share * (box.bottom - box.top))
-        draw.line((box.left, y, box.right, y), _FAINT)
-        if i % every == 0:
-            draw_text(draw, (box.left - size // 2 - text_width(text, font), y - size // 2), text, font, _INK)
-    draw.line([(box.left, box.top), (box.left, box.bottom), (box.right, box.bottom)], _INK)
-    x = _centred(text_width(x_label, font), box.left, box.right, ends[0])
-    draw_text(draw, (x, canvas.height - line), x_label, font, _INK)
-    if y_label:
-        upright = _text_picture(y_label, font).rotate(90, expand=True)
-        canvas.paste(upright, (size // 4, _centred(upright.height, box.top, box.bottom, ends[1])))
-    return box
-
-
-def _thinning(ticks: Ticks, length: int, need: int) -> int:
-    """Of how many ticks one has room for `need` pixels of text, on an axis of so many pixels."""
-    nearest = min(second - first for (first, _), (second, _) in itertools.pairwise(ticks))
-    return math.ceil(need / (nearest * length))
-
-
-def _centred(length: int, first: int, last: int, end: int) -> int:
-    """Where a text has to begin to be in the middle from `first` to `last`, as far as `end` lets it."""
-    return min((first + last - length) // 2, end - length)
-
-
-def _text_picture(text: str, font: Font) -> Image.Image:
-    size = text_size(font)
-    strip = Image.new("RGB", (max(1, text_width(text, font)), round(1.5 * size)), _WHITE)
-    draw_text(ImageDraw.Draw(strip), (0, size // 4), text, font, _INK)
-    return strip
-
-
-def _draw_line(draw: ImageDraw.ImageDraw, points: _Values, style: int, *, marked: bool) -> None:
-    """Join points (N, 2) of (column, row), with gaps at NaN. A point alone has a marker in any case."""
-    colour, dashes, marker = _LINES[style % len(_LINES)]
-    for run in _runs(~np.isnan(points[:, 0])):
-        piece = points[run]
-        for dash in _dashed(piece, dashes):
-            draw.line([tuple(point) for point in dash.tolist()], colour, width=2, joint="curve")
-        if marked or len(piece) == 1:
-            for x, y in piece.tolist():
-                _draw_marker(draw, x, y, marker, colour)
-
-
-def _runs(present: NDArray[np.bool_]) -> list[slice]:
-    """The stretches of true."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], present, [False]]).astype(np.int8)))
-    return [slice(*pair) for pair in edges.reshape(-1, 2).tolist()]
-
-
-def _dashed(points: _Values, dashes: Sequence[int]) -> list[_Values]:
-    """Cut a line of points (N, 2) into pieces, of which `dashes` gives the pixels drawn and left out in turn."""
-    if not dashes or len(points) == 1:
-        return [points]
-    travelled = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
-    steps = np.arange(0.0, travelled[-1] + 1)
-    path = np.stack([np.interp(steps, travelled, axis) for axis in points.T], axis=-1)  # a point for each pixel
-    turn = np.searchsorted(np.cumsum(dashes), steps % sum(dashes), side="right")
-    drawn: NDArray[np.bool_] = turn % 2 == 0
-    return [path[run] for run in _runs(drawn)]
-
-
-def _draw_marker(draw: ImageDraw.ImageDraw, x: float, y: float, marker: str, colour: Colour) -> None:
-    r = MARKER
-    if marker == "disc":
-        draw.ellipse((x - r, y - r, x + r, y + r), colour)
-    elif marker == "square":
-        draw.rectangle((x - r, y - r, x + r, y + r), colour)
-    elif marker == "triangle":
-        draw.polygon([(x - r, y + r), (x + r, y + r), (x, y - r)], colour)
-    else:
-        draw.line((x - r, y - r, x + r, y + r), colour, width=2)
-        draw.line((x - r, y + r, x + r, y - r), colour, width=2)

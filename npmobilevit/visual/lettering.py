@@ -18,8 +18,10 @@ from npmobilevit.visual.palettes import Colour
 __all__ = [
     "Font",
     "draw_text",
+    "fitted",
     "flow",
     "font_of_size",
+    "plain_line",
     "shown_text",
     "shown_value",
     "text_size",
@@ -29,6 +31,7 @@ __all__ = [
 
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
+MAX_TEXT = 200  # characters of a line
 _BITMAP_SIZE = 11  # height of Pillow's bitmap font, which has one size only
 
 
@@ -80,6 +83,21 @@ def without_accents(text: str) -> str:
     """Replace each accented Latin letter by the letter: the font has nothing but ASCII letters."""
     letters = unicodedata.normalize("NFC", text)
     return "".join(unicodedata.normalize("NFD", c).encode("ascii", "ignore").decode() or c for c in letters)
+
+
+def plain_line(text: str) -> str:
+    """A text as one line in the letters that the font has, of at most 200 characters."""
+    return shown_text(without_accents(text), MAX_TEXT)
+
+
+def fitted(text: str, font: Font, room: int) -> str:
+    """The text, or as much of its beginning as fits into so many pixels with ``...`` behind it."""
+    shown = plain_line(text)
+    end = len(shown)
+    while end > 0 and text_width(shown, font) > room:
+        end -= 1
+        shown = plain_line(text)[:end].rstrip() + "..."
+    return shown
 
 
 def flow(widths: Sequence[int], space: int, gap: int) -> list[tuple[int, int]]:

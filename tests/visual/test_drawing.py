@@ -11,9 +11,9 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from npmobilevit.errors import ConfigError, ShapeError
-from npmobilevit.visual import drawing
+from npmobilevit.visual import drawing, lines
 from npmobilevit.visual.drawing import arranged, bars, colour_map, curves, heatmap, picture, sheet
-from npmobilevit.visual.lettering import font_of_size, text_width
+from npmobilevit.visual.lettering import font_of_size, plain_line, text_width
 
 MAPS = ("sequential", "diverging", "grey")
 MAGENTA = (255, 0, 255)
@@ -386,7 +386,7 @@ def test_options_of_bars_are_checked(options):
 # Curves
 
 
-COLOURS = [colour for colour, _, _ in drawing._LINES]
+COLOURS = [colour for colour, _, _ in lines.STYLES]
 X = np.arange(100.0)
 
 
@@ -411,8 +411,8 @@ def test_a_logarithm_makes_an_exponential_straight():
 def test_lines_differ_in_colour_and_in_dashes():
     series = {f"line {i}": (X, X * (i + 1)) for i in range(7)}
     image = curves(series)
-    assert len({(colour, dashes) for colour, dashes, _ in drawing._LINES}) == 7
-    assert len({dashes for _, dashes, _ in drawing._LINES}) == 7
+    assert len({(colour, dashes) for colour, dashes, _ in lines.STYLES}) == 7
+    assert len({dashes for _, dashes, _ in lines.STYLES}) == 7
     for colour in COLOURS:
         assert coloured(image, colour).sum() > 100
     solid, dashed = (
@@ -554,7 +554,7 @@ def test_captions_are_not_cut_and_cover_nothing(caption):
     top = pixels(image)[: red[:, 0].min() - 1]
     assert (top < 120).any()
     between = np.argwhere(coloured(image, GREEN))[:, 1].min()
-    assert between >= 10 + text_width(drawing._letters(caption), font_of_size(13)) + 10
+    assert between >= 10 + text_width(plain_line(caption), font_of_size(13)) + 10
 
 
 def test_only_rows_with_captions_have_room_for_them():
