@@ -18,7 +18,16 @@ import pytest
 from fakehub import FakeHub
 
 from npmobilevit import MobileViTForImageClassification, MobileViTForSemanticSegmentation
+from npmobilevit.engine import blas
 from npmobilevit.image_processing import MobileViTImageProcessor
+
+
+@pytest.fixture(scope="module", autouse=True)
+def products_of_one_thread():
+    """Most matrices here are so small that several threads spend more time on meeting than they save. The engine
+    still sees how many there are, and makes as many workers. The tests of tests/engine are without this."""
+    with blas.single_thread():
+        yield
 
 
 @pytest.fixture(scope="session")

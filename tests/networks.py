@@ -33,6 +33,9 @@ TINY: Mapping[str, Any] = {
     "num_labels": 5,
 }
 
+# Layers of the three transformers, for tests whose time goes with them; of the paper there are 2, 4 and 3.
+FEWER_LAYERS = (2, 1, 1)
+
 MODELS: Mapping[str | None, type[models.PreTrainedModel]] = {
     None: models.MobileViTModel,
     "classification": models.MobileViTForImageClassification,

@@ -542,3 +542,8 @@ def test_qkv_bias_removes_three_biases_a_transformer_layer_only():
     gone = with_bias - without
     assert len(gone) == 3 * (2 + 4 + 3)
     assert all(name.endswith((".query.bias", ".key.bias", ".value.bias")) for name in gone)
+
+
+def test_a_head_that_nobody_knows_is_refused():
+    with pytest.raises(ConfigError, match=r"head must be one of .*, found 'detection'"):
+        expected_parameters(MobileViTConfig(), head="detection")

@@ -94,7 +94,7 @@ def test_rows_are_what_the_command_prints_as_json(command, segmenter_folder, tmp
     else:
         rows = SegmentBatch(segmenter_folder)(images)
         _, document = run_json(capsys, command, *images, "--model", segmenter_folder)
-    files = {"mask", "overlay"}  # that the command would have written
+    files = {"mask", "overlay", "plot"}  # that the command would have written
     assert rows == [{key: row[key] for key in row if key not in files} for row in document["results"]]
     assert codes(rows) == [None, "file-missing", None, "image-unknown", None]
 

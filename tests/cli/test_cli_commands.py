@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 
 import pytest
 from commandline import CHELSEA, SHIPPED, run, run_json
@@ -179,6 +180,7 @@ def test_info_tells_facts_and_what_each_block_costs(capsys):
     assert code == 0
     assert "parameters         954,234" in lines
     assert "macs               20,862,336" in lines
+    assert "precision          float32" in lines
     head = next(i for i, line in enumerate(lines) if line.endswith("block"))
     assert [line.split()[-1] for line in lines[head + 1 :]] == [
         *("conv_stem", *(f"encoder.layer.{i}" for i in range(5)), "conv_1x1_exp", "global_avg_pool", "classifier"),
@@ -244,6 +246,21 @@ def test_info_of_a_segmenter_in_its_own_size(capsys, segmenter_folder):
     crop = nm.load(str(segmenter_folder)).processor.crop_size
     assert document["input_shape"] == [1, 3, crop["height"], crop["width"]]
     assert document["blocks"][-1]["name"] == "segmentation_head"
+
+
+def test_info_of_a_model_that_does_not_crop_takes_what_its_resize_makes(capsys, tmp_path, segmenter_folder):
+    folder = shutil.copytree(segmenter_folder, tmp_path / "whole")
+    nm.MobileViTImageProcessor(size=64, crop_size=48, do_center_crop=False).save_pretrained(folder)
+    _, document = run_json(capsys, "info", "--model", str(folder))
+    assert document["input"] == {"shortest_edge": 64}
+    assert document["input_shape"] == [1, 3, 64, 64]
+
+
+def test_a_field_is_all_of_the_picture_only_if_it_covers_both_sides(capsys):
+    _, out, _ = run(capsys, "info", *SHIPPED, "--size", "20", "300")
+    fields = {line.split()[-1]: line.split()[-3] for line in out.splitlines() if "encoder.layer" in line}
+    assert fields["encoder.layer.1"] == "20x27"
+    assert fields["encoder.layer.2"] == "all"
 
 
 def test_info_draws_bars(capsys, monkeypatch, tmp_path):

@@ -23,11 +23,6 @@ COMMAND = f"{sys.executable} -m npmobilevit"
 
 
 @pytest.fixture
-def model(classifier_folder):
-    return ["--model", str(classifier_folder)]
-
-
-@pytest.fixture
 def picture(tmp_path):
     return str(write_picture(tmp_path / "a.png"))
 

@@ -5,22 +5,11 @@ import os
 from pathlib import Path
 
 import pytest
-from commandline import CHELSEA, files_below, process, run, run_json, write_picture
+from commandline import CHELSEA, files_below, process, run, run_json
 
 import npmobilevit as nm
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
-
-
-@pytest.fixture
-def picture(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return write_picture(tmp_path / "a.png").name
-
-
-@pytest.fixture
-def model(classifier_folder):
-    return ["--model", str(classifier_folder)]
 
 
 def without_times(html):

@@ -28,11 +28,6 @@ TREE = (
 
 
 @pytest.fixture
-def model(classifier_folder):
-    return ["--model", str(classifier_folder)]
-
-
-@pytest.fixture
 def tree(tmp_path, monkeypatch):
     """Folder `pictures` in the working directory."""
     for name in TREE:

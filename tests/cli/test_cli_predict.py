@@ -19,18 +19,6 @@ from npmobilevit.cli import targets
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
 
-@pytest.fixture
-def model(classifier_folder):
-    return ["--model", str(classifier_folder)]
-
-
-@pytest.fixture
-def pictures(tmp_path, monkeypatch):
-    """Three pictures, a.png to c.png, in the working directory."""
-    monkeypatch.chdir(tmp_path)
-    return [write_picture(tmp_path / name, seed=i).name for i, name in enumerate(["a.png", "b.png", "c.png"])]
-
-
 def at_each_result(monkeypatch, do):
     """Call `do` with the number of each result, from 1, when it is there and has not been reported."""
     stream = nm.Pipeline.stream_predictions
@@ -447,3 +435,11 @@ def test_messages_name_the_options_of_the_command(capsys, pictures, model):
     assert "--value-range" in err
     assert "value_range" not in err
     assert "--max-pixels" in run(capsys, "predict", "deep.tiff", "--max-pixels", "1", *model)[2]
+
+
+@pytest.mark.parametrize("command", [["predict"], ["ranges"], ["explain", "-o", "page.html"]])
+def test_the_limit_of_the_networks_pixels_is_an_option_wherever_its_error_names_it(capsys, picture, model, command):
+    code, _, err = run(capsys, *command, picture, *model, "--max-network-pixels", "1000")
+    assert code == 1
+    assert "more than the limit --max-network-pixels of 1,000" in err
+    assert run(capsys, *command, picture, *model, "--max-network-pixels", "1024")[0] == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commandline import codes, files_below, names, run, run_json, write_picture
+from commandline import codes, files_below, names, run, run_json
 
 import npmobilevit as nm
 from npmobilevit.cli import targets
@@ -18,18 +18,6 @@ from npmobilevit.validation import check, read_candidate
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
 STEM = "mobilevit.conv_stem"
-
-
-@pytest.fixture
-def model(classifier_folder):
-    return ["--model", str(classifier_folder)]
-
-
-@pytest.fixture
-def pictures(tmp_path, monkeypatch):
-    """Three pictures, a.png to c.png, in the working directory."""
-    monkeypatch.chdir(tmp_path)
-    return [write_picture(tmp_path / name, seed=i).name for i, name in enumerate(["a.png", "b.png", "c.png"])]
 
 
 def all_values(model, pictures):

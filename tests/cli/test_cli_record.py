@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commandline import files_below, process, run, run_json, write_picture
+from commandline import files_below, process, run, run_json
 
 from npmobilevit import load
 from npmobilevit.validation import check
@@ -14,17 +14,6 @@ from npmobilevit.validation.bundles import Bundle, record
 from npmobilevit.validation.candidates import read_candidate
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
-
-
-@pytest.fixture
-def picture(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return write_picture(tmp_path / "a.png").name
-
-
-@pytest.fixture
-def model(classifier_folder):
-    return ["--model", str(classifier_folder)]
 
 
 def test_record_writes_a_bundle_in_float64_and_says_what(capsys, picture, model, classifier_folder):

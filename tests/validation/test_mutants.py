@@ -9,7 +9,6 @@ import networks
 import numpy as np
 import pytest
 
-from npmobilevit import config as configs
 from npmobilevit import layers
 from npmobilevit.validation.candidates import read_candidate
 from npmobilevit.validation.diagnosis import diagnosed
@@ -21,6 +20,8 @@ from npmobilevit.validation.mutants.results import RESULT_MUTANTS
 from npmobilevit.validation.profiles import PROFILES
 from npmobilevit.validation.replay import in_float64, run_changed
 from npmobilevit.validation.trial import Trial
+
+pytestmark = pytest.mark.usefixtures("fewer_layers")
 
 NAMES = [mutant.name for mutant in CATALOGUE]
 
@@ -91,17 +92,6 @@ def network(setting):
     weights = {name: value * factor if part in name else value for name, value in weights.items()}
     model = networks.MODELS[setting.head](config, weights, precision="float32")
     return model, in_float64(model)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fewer_layers():
-    """Transformers of two layers and one of four in all, not of nine: which of them it is makes no difference here."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (configs, layers):
-            patch.setattr(module, "TRANSFORMER_DEPTHS", (2, 1, 1))
-        network.cache_clear()
-        yield
-    network.cache_clear()
 
 
 class QuickTrial(Trial):
