@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack, get_args
 
 from npmobilevit.errors import ConfigError
 
@@ -357,7 +357,13 @@ def expected_parameters(config: MobileViTConfig, *, head: Head | None = None, ex
     -------
     dict of str to tuple of int
         In the order of the forward pass. The counters ``num_batches_tracked`` are left out.
+
+    Raises
+    ------
+    ConfigError
+        If `head` is none of these.
     """
+    _check_member("head", head, (None, *get_args(Head)))
     if head is None:
         return dict(_base_model(config, expand_output))
     shapes = {f"mobilevit.{name}": shape for name, shape in _base_model(config, head == "classification")}

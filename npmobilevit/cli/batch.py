@@ -22,8 +22,8 @@ from npmobilevit.errors import ImageError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from npmobilevit.images import ImageSource, ReadOptions
-    from npmobilevit.pipeline import Pipeline
+    from npmobilevit.images import ImageSource
+    from npmobilevit.pipeline import PictureOptions, Pipeline
     from npmobilevit.results import Predictions, Segmentation
 
 # The results of one picture, for programs (entries of its JSON object) and for people (lines).
@@ -60,7 +60,7 @@ def run_predict(options: argparse.Namespace) -> int:
         return _predict(pipeline, jobs, reading, options)
 
 
-def _predict(pipeline: Pipeline, jobs: Sequence[Job], reading: ReadOptions, options: argparse.Namespace) -> int:
+def _predict(pipeline: Pipeline, jobs: Sequence[Job], reading: PictureOptions, options: argparse.Namespace) -> int:
     pipeline.require_classifier()  # before the first picture is read
     out = None if options.output is None else io.StringIO()
     report = options.report("predict", pipeline, out)
@@ -94,16 +94,13 @@ def run_segment(options: argparse.Namespace) -> int:
         return _segment(pipeline, jobs, reading, options)
 
 
-def _segment(pipeline: Pipeline, jobs: Sequence[Job], reading: ReadOptions, options: argparse.Namespace) -> int:
-    from npmobilevit.pipeline import MAX_NETWORK_PIXELS
-
+def _segment(pipeline: Pipeline, jobs: Sequence[Job], reading: PictureOptions, options: argparse.Namespace) -> int:
     pipeline.require_segmenter()
     report = options.report("segment", pipeline)
     columns = terminal_columns(sys.stdout)
 
     def stream(images: Iterable[ImageSource]) -> Iterator[Segmentation | ImageError]:
-        limit = MAX_NETWORK_PIXELS if options.max_network_pixels is None else options.max_network_pixels
-        return pipeline.stream_segmentations(images, crop=options.crop, max_network_pixels=limit, **reading)
+        return pipeline.stream_segmentations(images, crop=options.crop, **reading)
 
     def finish(job: Job, segmentation: Segmentation) -> Content:
         written = _write_pictures(job, {"mask": segmentation.mask_image, "overlay": segmentation.overlay})
@@ -129,21 +126,24 @@ def _written_lines(job: Job) -> list[str]:
     return [f"  {kind}: {printable(path)}" for kind, path in job.targets.items()]
 
 
-def reading_options(options: argparse.Namespace) -> ReadOptions:
-    """The options of reading that were given, checked before the first picture is."""
+def reading_options(options: argparse.Namespace) -> PictureOptions:
+    """The options of reading and preparing that were given, checked before the first picture is."""
     from npmobilevit.images import MAX_FILE_BYTES, MAX_PIXELS
     from npmobilevit.images.options import checked_options
 
-    reading: ReadOptions = {
+    reading: PictureOptions = {
         "background": options.background,
         "value_range": None if options.value_range is None else tuple(options.value_range),
         "max_pixels": MAX_PIXELS if options.max_pixels is None else options.max_pixels,
     }
     checked_options(reading["background"], reading["value_range"], None, reading["max_pixels"], MAX_FILE_BYTES)
+    if options.max_network_pixels is not None:
+        reading["max_network_pixels"] = options.max_network_pixels
     return reading
 
 
 def pictures_of(options: argparse.Namespace) -> Inputs:
+    """The pictures that were named, with a note of what was left out."""
     inputs = find_inputs(options.inputs, recursive=options.recursive)
     if inputs.skipped:
         say(
@@ -154,6 +154,7 @@ def pictures_of(options: argparse.Namespace) -> Inputs:
 
 
 def progress_of(total: int, report: reports.Report) -> Progress:
+    """The line of progress of a batch, which is shown where it does not mix with the results."""
     scrolls = not isinstance(report, reports.Document) and report.out is None and _same_terminal()
     return Progress(total, is_terminal(sys.stderr) and total > 1 and not scrolls)
 

@@ -108,14 +108,16 @@ def _facts(pipeline: Pipeline, table: CostTable) -> dict[str, Any]:
         "parameters": total.parameters,
         "buffers": total.buffers,
         "input_shape": list(table.input_shape),
+        "precision": pipeline.network.dtype.name,
         "macs": total.macs,
     }
 
 
 def _input_size(pipeline: Pipeline, size: Sequence[int] | None) -> tuple[int, int]:
-    """Height and width that were asked for, or those of the model's own preparation of pictures."""
-    crop = pipeline.processor.crop_size
-    height, width = size or (crop["height"], crop["width"])
+    """Height and width that were asked for, or those that the model's processor makes of a picture of its size."""
+    image_size = pipeline.config.image_size
+    picture = (image_size, image_size) if isinstance(image_size, int) else image_size
+    height, width = size or pipeline.processor.geometry(*picture).network
     return height, width
 
 
