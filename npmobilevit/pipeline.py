@@ -171,7 +171,7 @@ class Pipeline:
                 "load a classification checkpoint",
                 "not-a-classifier",
             )
-        self._require_pictures("not-a-classifier")
+        self.require_pictures("not-a-classifier")
 
     def require_segmenter(self) -> None:
         """Raise ConfigError unless the network segments RGB pictures."""
@@ -181,9 +181,10 @@ class Pipeline:
                 "as deeplabv3-xx-small",
                 "not-a-segmenter",
             )
-        self._require_pictures("not-a-segmenter")
+        self.require_pictures("not-a-segmenter")
 
-    def _require_pictures(self, code: str) -> None:
+    def require_pictures(self, code: str = "takes-no-pictures") -> None:
+        """Raise ConfigError, of this code, unless the network takes RGB pictures as the processor prepares them."""
         if self.config.num_channels != 3:
             raise ConfigError(
                 f"{self.name} takes {self.config.num_channels} channels, and pictures have three; call its network",
@@ -195,6 +196,11 @@ class Pipeline:
                 "in 0..1; switch it on",
                 code,
             )
+
+    def without_crop(self) -> Pipeline:
+        """The same network behind a processor without a centre crop: it sees whole pictures, as in :meth:`segment`."""
+        processor = dataclasses.replace(self.processor, do_center_crop=False)
+        return Pipeline(self.name, self.network, processor, self.revision)
 
     def predict(self, image: Any, *, top_k: int = 5, **options: Unpack[PictureOptions]) -> Any:
         """Name what a picture shows; see :func:`predict`."""
@@ -277,7 +283,7 @@ class Pipeline:
             raise ConfigError(f"crop must be True or False, found {crop!r}", "crop")
         check_names(options, "segment")
         self.require_segmenter()
-        processor = self.processor if crop else dataclasses.replace(self.processor, do_center_crop=False)
+        processor = self.processor if crop else self.without_crop().processor
         prepare = functools.partial(self._prepare, processor, **options)
         return _Halves(within_memory(prepare), within_memory(self._segmentation))
 
@@ -310,7 +316,8 @@ class Pipeline:
         )
 
     def _finite_logits(self, pixel_values: NDArray[np.float32]) -> NDArray[Any]:
-        logits: NDArray[Any] = self.network(pixel_values).logits[0]
+        with np.errstate(over="ignore", invalid="ignore"):  # NaN and infinity are refused
+            logits: NDArray[Any] = self.network(pixel_values).logits[0]
         if not np.isfinite(logits).all():
             raise WeightsError(
                 f"{self.name} answers with NaN or infinity: its values grow beyond {logits.dtype}. The weights are "

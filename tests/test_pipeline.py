@@ -325,10 +325,12 @@ def test_answers_with_nan_are_no_answers(processor):
     weights = networks.random_weights(config, "classification")
     weights["classifier.weight"][...] = 3e38
     weights["mobilevit.conv_1x1_exp.normalization.weight"][...] = 1e30
-    network = nm.MobileViTForImageClassification(config, weights)
-    with np.errstate(all="ignore"), pytest.raises(nm.WeightsError) as caught:
-        nm.Pipeline("overflowing", network, processor).predict(CHELSEA)
-    assert caught.value.code == "logits-not-finite"
+    weights["mobilevit.conv_stem.normalization.weight"][...] = 3e38
+    for engine in ("reference", "fast"):
+        network = nm.MobileViTForImageClassification(config, weights, engine=engine)
+        with pytest.raises(nm.WeightsError) as caught:  # and no warning of NumPy
+            nm.Pipeline("overflowing", network, processor).predict(CHELSEA)
+        assert caught.value.code == "logits-not-finite"
 
 
 def test_too_little_memory_for_preparing_is_an_error_of_the_picture(classifier, monkeypatch):
@@ -473,8 +475,31 @@ wide = np.zeros((1, 2_000_000, 3), np.uint8)
 
 def test_a_processor_that_does_not_rescale_is_refused_at_once(classifier):
     processor = dataclasses.replace(classifier.processor, do_rescale=False)
+    pipeline = nm.Pipeline("raw", classifier.network, processor)
     with pytest.raises(nm.ConfigError, match="do_rescale"):
-        nm.Pipeline("raw", classifier.network, processor).predict(CHELSEA)
+        pipeline.predict(CHELSEA)
+    with pytest.raises(nm.ConfigError, match="do_rescale") as caught:
+        pipeline.require_pictures()
+    assert caught.value.code == "takes-no-pictures"
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("head", [None, "classification", "segmentation"])
+def test_a_network_that_takes_no_pictures_is_told(processor, head, channels):
+    network = networks.make_model(head, networks.tiny(num_channels=channels))
+    with pytest.raises(nm.ConfigError, match=f"takes {channels} channels") as caught:
+        nm.Pipeline("grey", network, processor).require_pictures()
+    assert caught.value.code == "takes-no-pictures"
+    nm.Pipeline("coloured", networks.make_model(head), processor).require_pictures()
+
+
+def test_without_a_crop_the_whole_picture_is_seen(segmenter):
+    assert segmenter.processor.do_center_crop
+    whole = segmenter.without_crop()
+    wide = np.zeros((30, 60, 3), np.uint8)
+    assert whole.pixel_values(wide).shape == (1, 3, 36, 72)
+    assert segmenter.pixel_values(wide).shape == (1, 3, 32, 32)
+    assert (whole.name, whole.network, whole.revision) == (segmenter.name, segmenter.network, segmenter.revision)
 
 
 def test_the_mask_stands_upright_with_the_picture(segmenter):

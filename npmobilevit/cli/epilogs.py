@@ -109,12 +109,13 @@ examples:
 
 RANGES = f"""\
 {INPUTS}
-Each picture is prepared as predict does. For every tap, and every parameter of
-the modules that they are of, the table has the smallest and the largest value,
-two percentiles, and the finest signed fixed-point formats Qm.n of 8 and 16 bits
-that hold them: all values, or "clipped" those between the percentiles. Minimum
-and maximum are exact; a percentile is a bound, at most 1/64 of its size too far
-out. Ctrl-C gives the table of the pictures so far.
+Each picture is prepared as predict does, or, for a segmentation model, as
+segment does. For every tap, and every parameter of the modules that they are
+of, the table has the smallest and the largest value, two percentiles, and the
+finest signed fixed-point formats Qm.n of 8 and 16 bits that hold them: all
+values, or "clipped" those between the percentiles. Minimum and maximum are
+exact; a percentile is a bound, at most 1/64 of its size too far out. Ctrl-C
+gives the table of the pictures so far.
 
 With --export, a folder gets test vectors of convolution and linear layers for
 $readmemh: input, weight, bias, and the output that a circuit has to make of

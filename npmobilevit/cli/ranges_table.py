@@ -9,7 +9,10 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
 
 from npmobilevit import __version__
 from npmobilevit.cli import reports, targets
@@ -24,8 +27,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from npmobilevit.fixed_point import Arithmetic, Layer, Range
-    from npmobilevit.images import ImageSource, ReadOptions
-    from npmobilevit.pipeline import Pipeline
+    from npmobilevit.images import ImageSource
+    from npmobilevit.pipeline import PictureOptions, Pipeline
 
 WIDTHS = (8, 16)  # of the formats in the table
 
@@ -70,7 +73,7 @@ def run_ranges(options: argparse.Namespace) -> int:
     inputs = pictures_of(options)
     if options.output is not None:
         targets.check_file(options.output, options.existing, targets.file_ids(inputs))
-    pipeline = load_model(options.model)
+    pipeline = _seeing(load_model(options.model))
     chosen = "all" if options.taps is None else options.taps
     names = tap_names(pipeline.network, chosen if chosen in ("all", "blocks", "stages") else chosen.split(","))
     vectors = _vectors(pipeline, names, options) if options.export is not None else None
@@ -81,6 +84,14 @@ def run_ranges(options: argparse.Namespace) -> int:
     if out is not None:
         targets.write_report(options.output, out.getvalue())
     return report.export_stop.exit_code if report.export_stop is not None else code
+
+
+def _seeing(pipeline: Pipeline) -> Pipeline:
+    """The pipeline that sees pictures as predict does, or as segment does, without a crop."""
+    from npmobilevit.models import MobileViTForSemanticSegmentation
+
+    pipeline.require_pictures()
+    return pipeline.without_crop() if isinstance(pipeline.network, MobileViTForSemanticSegmentation) else pipeline
 
 
 def _check_options(options: argparse.Namespace) -> None:
@@ -101,6 +112,15 @@ def _check_options(options: argparse.Namespace) -> None:
     if os.path.isdir(folder) and os.listdir(folder) and options.existing != "replace":
         raise usage("output-exists", f"{folder!r} is not empty; write into it all the same with --force")
     targets.check_file(os.path.join(folder, "layers.json"), "replace", ())
+    if options.output is not None and _overlap(options.output, folder):
+        message = f"{options.output!r} and the folder of the test vectors, {folder!r}, lie in one another; name another"
+        raise usage("output-twice", message)
+
+
+def _overlap(file: str, folder: str) -> bool:
+    """Whether one of the paths is the other or lies below it, wherever links lead."""
+    one, other = (Path(os.path.normcase(os.path.realpath(path))) for path in (file, folder))
+    return one.is_relative_to(other) or other.is_relative_to(one)
 
 
 def _vectors(pipeline: Pipeline, names: Sequence[str], options: argparse.Namespace) -> Export:
@@ -114,7 +134,7 @@ def _vectors(pipeline: Pipeline, names: Sequence[str], options: argparse.Namespa
     return Export(options.export, layers, extra, arithmetic, options.layout or "NCHW", force)
 
 
-def _batch(pipeline: Pipeline, report: Report, jobs: Sequence[Job], reading: ReadOptions) -> Batch:
+def _batch(pipeline: Pipeline, report: Report, jobs: Sequence[Job], reading: PictureOptions) -> Batch:
     from npmobilevit.fixed_point import merged, tap_ranges
 
     tally, names = report.tally, report.measured
@@ -172,32 +192,18 @@ class Report(reports.Document):
 
     def _export(self, vectors: Export) -> Stop | None:
         """Write the test vectors; why not, if that fails."""
-        from npmobilevit.fixed_point import export_layers
-        from npmobilevit.validation import record
-
         if self.tally.first is None:
             say("note", "no test vectors, for no picture could be used")
             return None
-        inputs = [name for layer in vectors.layers for name in layer.inputs]
         try:
-            recorded = record(self.pipeline, self.tally.first, taps=[*vectors.taps, *inputs])
-            written = export_layers(
-                self.pipeline.network,
-                vectors.layers,
-                recorded,
-                self.tally.ranges,
-                vectors.folder,
-                arithmetic=vectors.arithmetic,
-                layout=vectors.layout,
-                force=vectors.force,
-            )
+            count = _write_vectors(self.pipeline, vectors, self.tally.first, self.tally.ranges)
         except STOPPING as error:
             stop = as_stop(error)
             if stop.code == "bundle-unwritable":
                 stop = Stop(EXIT_INPUT, stop.code, str(stop))
             say("error", stop)
             return stop
-        say("note", f"wrote {len(written)} files below {vectors.folder}")
+        say("note", f"wrote {count} files below {vectors.folder}")
         return None
 
     def _rows(self) -> list[dict[str, Any]]:
@@ -267,6 +273,27 @@ class Report(reports.Document):
             padded = (f"{cell:>{width}}" for cell, width in zip(cells_of, widths, strict=True))
             lines.append(f"{name:{name_width}}  {'  '.join(padded)}")
         print("\n".join(lines), file=self.out, flush=True)
+
+
+def _write_vectors(pipeline: Pipeline, vectors: Export, pixel_values: NDArray[Any], ranges: Mapping[str, Range]) -> int:
+    """Write the test vectors of one picture; return how many files these are."""
+    from npmobilevit.fixed_point import export_layers
+    from npmobilevit.validation import record
+
+    inputs = [name for layer in vectors.layers for name in layer.inputs]
+    with np.errstate(over="ignore", invalid="ignore"):  # no words are made of NaN and infinity
+        recorded = record(pipeline, pixel_values, taps=[*vectors.taps, *inputs])
+    written = export_layers(
+        pipeline.network,
+        vectors.layers,
+        recorded,
+        ranges,
+        vectors.folder,
+        arithmetic=vectors.arithmetic,
+        layout=vectors.layout,
+        force=vectors.force,
+    )
+    return len(written)
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:

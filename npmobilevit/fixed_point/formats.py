@@ -115,15 +115,17 @@ class QFormat:
         ConfigError
             If the width is unknown.
         ShapeError
-            If a limit is not finite, or beyond any format.
+            If a limit is no finite number or beyond any format, or `low` is above `high`.
 
         Examples
         --------
         >>> str(QFormat.holding(8, -4.0, 3.9)), str(QFormat.holding(8, -3.0, 4.0)), str(QFormat.holding(8, 0.0, 0.01))
         ('Q2.5', 'Q3.4', 'Q-6.13')
         """
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise ShapeError(f"a range must be finite, found {low} to {high}", "not-finite")
+        cls(width, 0)  # refuses widths that there are not
+        low, high = _finite(low), _finite(high)
+        if low > high:
+            raise ShapeError(f"low must not be above high, found {low} to {high}", "argument-range")
         integer_bits = []
         if high > 0:
             mantissa, exponent = math.frexp(high)  # high == mantissa * 2**exponent, 0.5 <= mantissa < 1
@@ -135,6 +137,18 @@ class QFormat:
         if fraction < -MAX_FRACTION:
             raise ShapeError(f"no format reaches from {low} to {high}", "fixed-point-range")
         return cls(width, min(fraction, MAX_FRACTION))
+
+
+def _finite(limit: object) -> float:
+    if isinstance(limit, bool | np.bool_) or not isinstance(limit, int | float | np.integer | np.floating):
+        raise ShapeError(f"a limit of a range must be a number, found {limit!r}", "argument-range")
+    try:
+        number = float(limit)
+    except OverflowError:  # an integer beyond all floats
+        number = math.inf
+    if not math.isfinite(number):
+        raise ShapeError(f"a limit of a range must be a finite float64, found {limit!r}", "not-finite")
+    return number
 
 
 def check_rounding(rounding: str) -> None:
@@ -160,7 +174,7 @@ def quantize(x: NDArray[Any], format: QFormat, *, rounding: Rounding = "half-eve
     Raises
     ------
     ConfigError
-        If the rounding is unknown.
+        If the rounding is unknown, or `format` is none.
     ShapeError
         If `x` is no array of floats, or not finite.
 
@@ -170,6 +184,7 @@ def quantize(x: NDArray[Any], format: QFormat, *, rounding: Rounding = "half-eve
     array([  2,   0,   2, 127], dtype=int8)
     """
     check_rounding(rounding)
+    check_format(format)
     if not isinstance(x, np.ndarray) or x.dtype.kind != "f":
         found = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
         raise ShapeError(f"x must be an array of floats, found {found}", "array-dtype")
@@ -208,11 +223,20 @@ def dequantize(words: Integers, format: QFormat) -> Doubles:
     -------
     float64 array
 
+    Raises
+    ------
+    ConfigError
+        If `format` is none.
+    ShapeError
+        If `words` holds no signed integers.
+
     Examples
     --------
     >>> dequantize(np.array([-128, 1], np.int8), QFormat(8, 5))
     array([-4.     ,  0.03125])
     """
+    check_format(format)
+    check_integers("words", words)
     return np.asarray(np.ldexp(words.astype(np.float64), -format.fraction))
 
 
@@ -283,6 +307,12 @@ def _shifted_left(words: NDArray[np.int64], shift: int, width: int) -> NDArray[n
     top, bottom = (beyond - 1) // factor, -(beyond // factor)
     inside = np.clip(kept, bottom, top) << min(shift, 63)
     return np.where(kept > top, beyond - 1, np.where(kept < bottom, -beyond, inside))
+
+
+def check_format(format: object) -> None:
+    """Raise ConfigError unless `format` is a QFormat."""
+    if not isinstance(format, QFormat):
+        raise ConfigError(f"format must be a QFormat, found {format!r}", "format")
 
 
 def check_integers(name: str, words: object) -> None:

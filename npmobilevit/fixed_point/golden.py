@@ -11,9 +11,9 @@ import dataclasses
 import difflib
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -31,9 +31,10 @@ from npmobilevit.fixed_point.formats import (
     requantize,
 )
 from npmobilevit.fixed_point.layers import ACCUMULATOR_WIDTHS, WORD_WIDTHS, conv2d, linear
-from npmobilevit.fixed_point.ranges import Range
+from npmobilevit.fixed_point.ranges import Range, blank_picture
 from npmobilevit.models import PreTrainedModel
 from npmobilevit.ops.arrays import Array, pair
+from npmobilevit.scope import Scope
 from npmobilevit.validation.bundles import PIXELS, Bundle, path_of
 from npmobilevit.validation.exports import Layout, export, require_empty
 
@@ -102,19 +103,22 @@ class Vectors(NamedTuple):
     shift: int
 
 
+Made: TypeAlias = Sequence[tuple[Layer, Vectors]]
+
+
 def layer_names(network: PreTrainedModel) -> list[str]:
     """The layers of a network that can be had in fixed point, in the order of its parameters."""
     weights = [name.removesuffix(".weight") for name, x in network.parameters().items() if x.ndim > 1]
     return [name.removesuffix(".convolution") for name in weights]
 
 
-def traced(network: PreTrainedModel, names: Collection[str]) -> list[Layer]:
+def traced(network: PreTrainedModel, names: str | Collection[str]) -> list[Layer]:
     """Find what layers are connected to, by a forward pass over a small blank picture.
 
     Parameters
     ----------
     network : PreTrainedModel
-    names : collection of str
+    names : str or collection of str
         See :func:`layer_names`.
 
     Returns
@@ -127,62 +131,85 @@ def traced(network: PreTrainedModel, names: Collection[str]) -> list[Layer]:
     ConfigError
         If there is no layer of a name, or its input is neither a tap nor made of taps.
     """
+    wanted = {names} if isinstance(names, str) else set(names)
     known = layer_names(network)
-    unknown = sorted(set(names) - set(known))
-    if unknown or not names:
+    unknown = sorted(wanted - set(known))
+    if unknown or not wanted:
         near = difflib.get_close_matches(unknown[0], known, n=3) if unknown else []
         advice = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {shown(known)}"
         raise ConfigError(f"the network has no convolution or linear layer {shown(unknown)}; {advice}", "layer-unknown")
-    scope = network.scope()
-    owners = {id(value): name.removesuffix(".weight") for name, value in scope.weights.items()}
-    held: list[Array] = []  # so that no array of the pass takes the place, and the id, of another
-    taps: dict[int, tuple[str, ...]] = {}
-    found: dict[str, Layer] = {}
+    trace, blank = _Trace(network.scope(), wanted), blank_picture(network)
+    trace.listen(PIXELS, blank)
+    with np.errstate(over="ignore", invalid="ignore"):  # of no consequence: the values are not looked at
+        network.forward(trace.listening(), blank)
+    return trace.layers
 
-    def listen(name: str, x: Array) -> None:
-        held.append(x)
-        taps[id(x)] = (name,)  # of several names for one array the last, which is that of the block
 
-    def join(parts: Sequence[Array]) -> Array:
-        joined = scope.ops.concat_channels(parts)
-        held.append(joined)
-        if all(id(part) in taps for part in parts):
-            taps[id(joined)] = tuple(name for part in parts for name in taps[id(part)])
+class _Trace:
+    """Finds the layers of a forward pass: an array that an operator is given is known by its identity as a tap's.
+
+    Parameters
+    ----------
+    scope : Scope
+        The root of the network.
+    names : collection of str
+        The layers wanted.
+
+    Attributes
+    ----------
+    layers : list of Layer
+        Those found so far.
+    """
+
+    def __init__(self, scope: Scope, names: Collection[str]) -> None:
+        self.layers: list[Layer] = []
+        self._scope = scope
+        self._names = names
+        self._owners = {id(value): name.removesuffix(".weight") for name, value in scope.weights.items()}
+        self._taps: dict[int, tuple[str, ...]] = {}
+        self._held: list[Array] = []  # so that no array of the pass takes the place, and the id, of another
+
+    def listening(self) -> Scope:
+        """The scope to run the network in."""
+        ops = self._scope.ops._replace(conv2d=self._conv2d, linear=self._linear, concat_channels=self._join)
+        return dataclasses.replace(self._scope, tap=self.listen, ops=ops)
+
+    def listen(self, name: str, x: Array) -> None:
+        """Take note of a tap; of several names for one array the last holds, which is that of the block."""
+        self._held.append(x)
+        self._taps[id(x)] = (name,)
+
+    def _join(self, parts: Sequence[Array]) -> Array:
+        joined = self._scope.ops.concat_channels(parts)
+        self._held.append(joined)
+        if all(id(part) in self._taps for part in parts):
+            self._taps[id(joined)] = tuple(name for part in parts for name in self._taps[id(part)])
         return joined
 
-    def note(operation: str, x: Array, weight: Array, geometry: Mapping[str, Any]) -> None:
-        owner = owners[id(weight)]
+    def _conv2d(self, x: Array, *, weight: Array, groups: int, **geometry: Any) -> Array:
+        pairs = {key: pair(key, geometry[key], minimum=0) for key in ("stride", "padding", "dilation")}
+        self._note("conv2d", x, weight, {**pairs, "groups": groups})
+        return self._scope.ops.conv2d(x, weight=weight, groups=groups, **geometry)
+
+    def _linear(self, x: Array, *, weight: Array, **bias: Array) -> Array:
+        self._note("linear", x, weight, {})
+        return self._scope.ops.linear(x, weight=weight, **bias)
+
+    def _note(self, operation: str, x: Array, weight: Array, geometry: Mapping[str, Any]) -> None:
+        """Take note of a layer, if it is wanted."""
+        owner = self._owners[id(weight)]
         name = owner.removesuffix(".convolution")
-        if name not in names:
+        if name not in self._names:
             return
-        if id(x) not in taps:
+        if id(x) not in self._taps:
             raise ConfigError(
                 f"the input of {name} is neither a tap nor taps joined along the channels, so that there is no "
                 "recording of it; name other layers",
                 "layer-input",
             )
         norm = f"{name}.normalization"
-        output = norm if f"{norm}.weight" in scope.weights else owner
-        found[name] = Layer(name, operation, taps[id(x)], output, geometry)
-
-    def convolution(x: Array, *, weight: Array, groups: int, **geometry: Any) -> Array:
-        pairs = {key: geometry[key] for key in ("stride", "padding", "dilation")}
-        pairs = {key: pair(key, value, minimum=0) for key, value in pairs.items()}
-        note("conv2d", x, weight, {**pairs, "groups": groups})
-        return scope.ops.conv2d(x, weight=weight, groups=groups, **geometry)
-
-    def affine(x: Array, *, weight: Array, **bias: Array) -> Array:
-        note("linear", x, weight, {})
-        return scope.ops.linear(x, weight=weight, **bias)
-
-    side = network.config.output_stride
-    blank = np.zeros((1, network.config.num_channels, side, side), network.dtype)
-    listen(PIXELS, blank)
-    listening = dataclasses.replace(
-        scope, tap=listen, ops=scope.ops._replace(conv2d=convolution, linear=affine, concat_channels=join)
-    )
-    network.forward(listening, blank)
-    return list(found.values())
+        output = norm if f"{norm}.weight" in self._scope.weights else owner
+        self.layers.append(Layer(name, operation, self._taps[id(x)], output, geometry))
 
 
 def recorded_formats(layers: Sequence[Layer], ranges: Mapping[str, Range], width: int) -> dict[str, QFormat]:
@@ -198,7 +225,13 @@ def recorded_formats(layers: Sequence[Layer], ranges: Mapping[str, Range], width
     Returns
     -------
     dict of str to QFormat
+
+    Raises
+    ------
+    ConfigError
+        If the width is unknown, or the input of a layer has no range.
     """
+    _require("range", ranges, [name for layer in layers for name in layer.inputs])
     formats = {name: QFormat.holding(width, found.minimum, found.maximum) for name, found in ranges.items()}
     while True:
         before = dict(formats)
@@ -223,7 +256,15 @@ def quantized(bundle: Bundle, formats: Mapping[str, QFormat]) -> tuple[Bundle, d
     Bundle
     dict of str to float
         The scale of each tap, for :func:`npmobilevit.validation.export`.
+
+    Raises
+    ------
+    ConfigError
+        If a tap has no format.
+    ShapeError
+        If a tap is no array of floats, or not finite.
     """
+    _require("format", formats, bundle)
     words = {name: quantize(array, formats[name]) for name, array in bundle.items()}
     return Bundle(words, bundle.facts, {}, {}), {name: formats[name].step for name in words}
 
@@ -256,9 +297,14 @@ def vectors(
 
     Raises
     ------
+    ConfigError
+        If the arithmetic is none, or an input of the layer is not recorded or has no format.
     ShapeError
         If the accumulator could overflow; the message names the layer.
     """
+    check_arithmetic(arithmetic)
+    _require("recording", recorded, layer.inputs)
+    _require("format", formats, layer.inputs)
     width, accumulator, rounding = arithmetic
     weights = network.parameters()
     find = folding.convolution if layer.operation == "conv2d" else folding.linear
@@ -332,7 +378,7 @@ def export_layers(
     Raises
     ------
     ConfigError
-        If an option is none of the above.
+        If an option is none of the above, or a range or a recording is lacking.
     ShapeError
         If the accumulator of a layer could overflow.
     BundleError
@@ -343,46 +389,62 @@ def export_layers(
     require_empty(target, force=force)
     formats = recorded_formats(layers, ranges, arithmetic.width)
     words, scales = quantized(recorded, formats)
-    made = {
-        layer.name: vectors(network, layer, recorded, formats, ranges[layer.output], arithmetic) for layer in layers
-    }
+    _require("range", ranges, [layer.output for layer in layers])
+    made = [(layer, vectors(network, layer, recorded, formats, ranges[layer.output], arithmetic)) for layer in layers]
     written = export(words, target / RECORDED, form="mem", layout=layout, scales=scales, force=force)
-    entries = {layer.name: _described(layer, made[layer.name]) for layer in layers}
+    _write_description(target, made, arithmetic)
+    return [*written, target / LAYERS, *_export_made(made, recorded.facts, target, layout)]
+
+
+def _require(what: str, held: Collection[str], names: Iterable[str]) -> None:
+    """Raise ConfigError unless all names are among those that are held."""
+    lacking = [name for name in names if name not in held]
+    if lacking:
+        raise ConfigError(f"there is no {what} of {shown(lacking)}", "tap-missing")
+
+
+def _write_description(target: Path, made: Made, arithmetic: Arithmetic) -> None:
+    entries = {layer.name: _described(layer, found) for layer, found in made}
     document = {"format": FORMAT, **arithmetic._asdict(), "layers": entries}
     try:
         write_atomically(target / LAYERS, f"{json.dumps(document, indent=1)}\n".encode())
     except OSError as error:
         raise BundleError(f"{target} cannot be written: {error}", "bundle-unwritable") from error
-    outputs = {layer.output: made[layer.name].output for layer in layers}
+
+
+def _export_made(made: Made, facts: Mapping[str, Any], target: Path, layout: Layout) -> list[Path]:
+    """Write the parameters of the layers, and what they have to make of the recording."""
+    outputs = {layer.output: found.output for layer, found in made}
+    scales = {layer.output: found.output_format.step for layer, found in made}
     parameters: dict[str, Integers] = {}
-    of_layers: dict[str, float] = {}
-    for layer in layers:
-        found = made[layer.name]
-        parameters |= {f"{layer.name}.weight": found.weight, f"{layer.name}.bias": found.bias}
-        of_layers |= {f"{layer.name}.weight": found.weight_format.step, f"{layer.name}.bias": found.bias_format.step}
-        of_layers[layer.output] = found.output_format.step
-    made_taps = Bundle(outputs, recorded.facts, {}, {})
-    described = export(
-        made_taps, target, form="mem", layout=layout, scales=of_layers, parameters=parameters, force=True
-    )
-    return [*written, target / LAYERS, *described]
+    for layer, found in made:
+        weight, bias = _parameters_of(layer)
+        parameters |= {weight: found.weight, bias: found.bias}
+        scales |= {weight: found.weight_format.step, bias: found.bias_format.step}
+    bundle = Bundle(outputs, facts, {}, {})
+    return export(bundle, target, form="mem", layout=layout, scales=scales, parameters=parameters, force=True)
+
+
+def _parameters_of(layer: Layer) -> tuple[str, str]:
+    return f"{layer.name}.weight", f"{layer.name}.bias"
 
 
 def check_arithmetic(arithmetic: Arithmetic) -> None:
     """Raise ConfigError unless all is one of what there is."""
     check_rounding(arithmetic.rounding)
-    if arithmetic.width not in WORD_WIDTHS:
+    if type(arithmetic.width) is not int or arithmetic.width not in WORD_WIDTHS:
         raise ConfigError(f"width must be 8 or 16, found {arithmetic.width!r}", "width")
-    if arithmetic.accumulator not in ACCUMULATOR_WIDTHS:
+    if type(arithmetic.accumulator) is not int or arithmetic.accumulator not in ACCUMULATOR_WIDTHS:
         raise ConfigError(f"accumulator must be 32 or 64, found {arithmetic.accumulator!r}", "accumulator")
 
 
 def _described(layer: Layer, found: Vectors) -> dict[str, Any]:
+    weight, bias = _parameters_of(layer)
     return {
         "operation": layer.operation,
         "inputs": list(layer.inputs),
-        "weight": f"{layer.name}.weight",
-        "bias": f"{layer.name}.bias",
+        "weight": weight,
+        "bias": bias,
         "output": layer.output,
         **layer.geometry,
         "formats": {

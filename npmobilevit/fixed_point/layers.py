@@ -59,7 +59,7 @@ def conv2d(
     >>> conv2d(x, weight=np.array([[[[2, 0], [0, 1]]]], np.int8), bias=np.array([-5]))
     array([[[[124]]]], dtype=int32)
     """
-    _check_words(x, weight)
+    _check_words("x", x)
     check_accumulator(weight, bias, width=8 * x.itemsize, accumulator=accumulator)
     sums = ops.conv2d(
         x.astype(np.float64),
@@ -98,7 +98,7 @@ def linear(x: Integers, *, weight: Integers, bias: Integers | None = None, accum
     >>> linear(np.array([3, -4], np.int8), weight=np.array([[100, 100], [1, 2]], np.int8))
     array([-100,   -5], dtype=int32)
     """
-    _check_words(x, weight)
+    _check_words("x", x)
     check_accumulator(weight, bias, width=8 * x.itemsize, accumulator=accumulator)
     return _plus(ops.linear(x.astype(np.float64), weight=weight.astype(np.float64)), bias, accumulator)
 
@@ -111,12 +111,15 @@ def check_accumulator(weight: Integers, bias: Integers | None, *, width: int, ac
 
     Parameters
     ----------
-    weight : (O, ...) array of signed integers
+    weight : (O, ...) int8 or int16 array
     bias : (O,) array of signed integers or None
-    width : int
+    width : {8, 16}
         Bits of an input.
     accumulator : {32, 64}
     """
+    _check_words("weight", weight)
+    if type(width) is not int or width not in WORD_WIDTHS:
+        raise ShapeError(f"width must be 8 or 16, found {width!r}", "argument-range")
     if type(accumulator) is not int or accumulator not in ACCUMULATOR_WIDTHS:
         raise ShapeError(f"accumulator must be 32 or 64, found {accumulator!r}", "argument-range")
     outputs = len(weight)
@@ -142,13 +145,12 @@ def check_accumulator(weight: Integers, bias: Integers | None, *, width: int, ac
         raise ShapeError(message, "accumulator-overflow")
 
 
-def _check_words(x: Integers, weight: Integers) -> None:
-    for name, words in (("x", x), ("weight", weight)):
-        check_integers(name, words)
-        if 8 * words.itemsize not in WORD_WIDTHS:
-            raise ShapeError(f"{name} must be int8 or int16, found {words.dtype}", "array-dtype")
-        if not words.ndim:
-            raise ShapeError(f"{name} must have axes, found a scalar", "array-ndim")
+def _check_words(name: str, words: Integers) -> None:
+    check_integers(name, words)
+    if 8 * words.itemsize not in WORD_WIDTHS:
+        raise ShapeError(f"{name} must be int8 or int16, found {words.dtype}", "array-dtype")
+    if not words.ndim:
+        raise ShapeError(f"{name} must have axes, found a scalar", "array-ndim")
 
 
 def _plus(sums: np.ndarray, bias: Integers | None, accumulator: int) -> Integers:

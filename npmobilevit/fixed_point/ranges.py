@@ -17,6 +17,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from npmobilevit.checkpoints import shown
 from npmobilevit.errors import ConfigError, ShapeError, WeightsError
 from npmobilevit.models import PreTrainedModel
 from npmobilevit.validation.bundles import SELECTIONS, selected
@@ -68,6 +69,8 @@ class Range:
         >>> found.lower(10), found.upper(90)  # 10 and 890 are exact
         (10.0, 896.0)
         """
+        if not isinstance(values, np.ndarray):
+            raise ShapeError(f"values must be an array of floats, found {type(values).__name__}", "array-dtype")
         if values.dtype.name not in _LAYOUTS or not values.size:
             raise ShapeError(f"values must be floats, found {values.dtype} of shape {values.shape}", "array-dtype")
         minimum, maximum = float(values.min()), float(values.max())
@@ -129,7 +132,7 @@ def _share(percent: float) -> Fraction:
 def _bins(values: Array) -> NDArray[np.int64]:
     """The bin of each value, from 0: its sign, exponent and the first bits of its mantissa, as they stand in it."""
     integers, mantissa, exponent = _LAYOUTS[values.dtype.name]
-    bits = np.ascontiguousarray(values).view(integers)
+    bits = np.ascontiguousarray(values, values.dtype.newbyteorder("=")).view(integers)
     size = (bits & np.iinfo(integers).max) >> (mantissa - BITS)  # grows with |x|
     size = np.clip(size - ((exponent - OCTAVES) * 2**BITS - 1), 0, BINS)  # 0 below 2**-OCTAVES
     return np.asarray(np.where(bits < 0, BINS - size, BINS + size), np.int64)
@@ -149,7 +152,7 @@ def tap_names(network: PreTrainedModel, taps: str | Collection[str]) -> list[str
     Parameters
     ----------
     network : PreTrainedModel
-    taps : {"all", "blocks", "stages"} or collection of str
+    taps : {"all", "blocks", "stages"}, str or collection of str
         As for :func:`npmobilevit.validation.record`.
 
     Returns
@@ -161,21 +164,27 @@ def tap_names(network: PreTrainedModel, taps: str | Collection[str]) -> list[str
     ConfigError
         If there is no tap of a name.
     """
+    blank = blank_picture(network)
+    with np.errstate(over="ignore", invalid="ignore"):  # of no consequence: the values are not looked at
+        if isinstance(taps, str) and taps in ("all", *SELECTIONS):
+            return selected(network.taps(blank), taps)
+        return list(network.taps(blank, [taps] if isinstance(taps, str) else list(taps)))
+
+
+def blank_picture(network: PreTrainedModel) -> Array:
+    """The smallest input of a network (1, C, S, S), black: for a look at what is in it."""
     side = network.config.output_stride
-    blank = np.zeros((1, network.config.num_channels, side, side), np.float32)
-    if isinstance(taps, str) and taps in ("all", *SELECTIONS):
-        return selected(network.taps(blank), taps)
-    return list(network.taps(blank, [taps] if isinstance(taps, str) else list(taps)))
+    return np.zeros((1, network.config.num_channels, side, side), network.dtype)
 
 
-def tap_ranges(network: PreTrainedModel, pixel_values: Array, names: Collection[str]) -> dict[str, Range]:
+def tap_ranges(network: PreTrainedModel, pixel_values: Array, names: str | Collection[str]) -> dict[str, Range]:
     """The range of each of some taps on one input; none of their values is kept.
 
     Parameters
     ----------
     network : PreTrainedModel
     pixel_values : (N, num_channels, H, W) float array
-    names : collection of str
+    names : str or collection of str
         See :func:`tap_names`.
 
     Returns
@@ -184,12 +193,14 @@ def tap_ranges(network: PreTrainedModel, pixel_values: Array, names: Collection[
 
     Raises
     ------
+    ConfigError
+        If there is no tap of a name.
     ShapeError
         If `pixel_values` do not fit.
     WeightsError
         If the network puts out NaN or infinity.
     """
-    wanted = frozenset(names)
+    wanted = frozenset([names] if isinstance(names, str) else names)
     ranges: dict[str, Range] = {}
 
     def note(name: str, x: Array) -> None:
@@ -200,7 +211,10 @@ def tap_ranges(network: PreTrainedModel, pixel_values: Array, names: Collection[
 
     x = network.check_pixel_values(pixel_values)
     note("pixel_values", x)
-    network.forward(dataclasses.replace(network.scope(note), wants=wanted.__contains__), x)
+    with np.errstate(over="ignore", invalid="ignore"):  # NaN and infinity are refused
+        network.forward(dataclasses.replace(network.scope(note), wants=wanted.__contains__), x)
+    if unknown := sorted(wanted - ranges.keys()):
+        raise ConfigError(f"the network has no tap {shown(unknown)}; see `npmobilevit taps`", "tap-unknown")
     return ranges
 
 

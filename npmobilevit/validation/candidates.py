@@ -71,8 +71,6 @@ class Candidate:
         Smallest and largest value that each quantised tap can hold.
     parameter_scales : mapping of str to float
         Steps of quantised weights, by parameter.
-    parameters : mapping of str to ndarray
-        Values of those that the manifest names files of, as `tensors` has them; kernels as O, I, H, W.
     producer : mapping of str to str
         Who made the tensors, as far as they say.
     """
@@ -82,7 +80,6 @@ class Candidate:
     scales: Mapping[str, float] = dataclasses.field(default_factory=dict)
     ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     parameter_scales: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    parameters: Mapping[str, Array] = dataclasses.field(default_factory=dict)
     producer: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -455,7 +452,7 @@ def _npy_file(path: Path, size: int, header: _Npy) -> Array:
 
 
 class _Entry(NamedTuple):
-    """A tap of a manifest, or a parameter with a file."""
+    """A tap of a manifest."""
 
     read: Callable[[], Array]  # as stored, bfloat16 as float32
     dtype: str
@@ -466,7 +463,7 @@ class _Entry(NamedTuple):
     def values(self) -> Array:
         """The real numbers, channels before pixels."""
         array = self.read()
-        if self.layout in ("NHWC", "OHWI") and array.ndim == 4:
+        if self.layout == "NHWC" and array.ndim == 4:
             array = array.transpose(0, 3, 1, 2)
         return array if self.scale is None else (array.astype(np.float64) - self.zero_point) * self.scale
 
@@ -479,30 +476,27 @@ def _of_manifest(folder: Path) -> Candidate:
     taps = _object(manifest.get("taps"), f"{path}: taps")
     _check_names(taps, str(path))
     entries = {name: _entry(folder, value, f"{path}: tap {shown([name])}") for name, value in taps.items()}
-    parameter_scales, parameters = _parameters(folder, manifest.get("parameters", {}), path)
     quantized = {name: entry for name, entry in entries.items() if entry.scale is not None}
     return Candidate(
         tensors=LazyTensors({name: entry.values for name, entry in entries.items()}),
         dtypes=MappingProxyType({name: entry.dtype for name, entry in entries.items()}),
         scales=MappingProxyType({name: entry.scale for name, entry in quantized.items() if entry.scale is not None}),
         ranges=MappingProxyType({name: _range(entry) for name, entry in quantized.items()}),
-        parameter_scales=MappingProxyType(parameter_scales),
-        parameters=LazyTensors({name: entry.values for name, entry in parameters.items()}),
+        parameter_scales=MappingProxyType(_parameter_scales(folder, manifest.get("parameters", {}), path)),
         producer=MappingProxyType(_texts(manifest.get("producer", {}), f"{path}: producer")),
     )
 
 
-def _parameters(folder: Path, value: object, path: Path) -> tuple[dict[str, float], dict[str, _Entry]]:
-    """The scales of a manifest's parameters, and the files of those that have one."""
+def _parameter_scales(folder: Path, value: object, path: Path) -> dict[str, float]:
+    """The scales of a manifest's parameters. Their files are checked as those of taps are, but nothing reads them."""
     scales: dict[str, float] = {}
-    entries: dict[str, _Entry] = {}
     for name, entry in _object(value, f"{path}: parameters").items():
         where = f"{path}: parameter {shown([name])}"
         fields = _object(entry, where)
         scales[name] = _positive(fields.get("scale"), where)
         if fields.keys() != {"scale"}:
-            entries[name] = _entry(folder, fields, where, KERNEL_LAYOUTS)
-    return scales, entries
+            _entry(folder, fields, where, KERNEL_LAYOUTS)
+    return scales
 
 
 def _entry(folder: Path, value: object, where: str, layouts: Sequence[str] = LAYOUTS) -> _Entry:

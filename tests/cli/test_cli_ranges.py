@@ -1,14 +1,17 @@
 """ranges: which values the taps take, in three forms; test vectors; failures and interruptions on the way."""
 
 import csv
+import dataclasses
 import errno
 import io
 import json
+import re
 from pathlib import Path
 
+import networks
 import numpy as np
 import pytest
-from commandline import codes, files_below, names, run, run_json
+from commandline import codes, files_below, names, run, run_json, write_picture
 
 import npmobilevit as nm
 from npmobilevit.cli import targets
@@ -91,6 +94,7 @@ def test_taps_are_chosen(capsys, pictures, model, taps, count):
 @pytest.mark.case("166", "ranges: pictures that are none among others", "the ranges of the others, exit code 1")
 def test_one_bad_picture_does_not_stop_the_others(capsys, pictures, model):
     Path("text.png").write_text("no picture")
+    model = [*model, "--taps", "stages"]
     _, good = run_json(capsys, "ranges", "a.png", "b.png", *model)
     code, document = run_json(capsys, "ranges", "text.png", "a.png", "missing.png", "b.png", "@no.txt", *model)
     assert code == 1
@@ -131,7 +135,7 @@ def interrupt_at(monkeypatch, number, raised=KeyboardInterrupt):
 @pytest.mark.case("167", "ranges: Ctrl-C", "the ranges of the pictures so far, exit code 130, no test vectors")
 @pytest.mark.parametrize("form", ["--json", "--csv", None])
 def test_an_interruption_leaves_what_there_is(capsys, pictures, model, monkeypatch, form):
-    forms = [form] if form else []
+    forms = ["--taps", "stages", *([form] if form else [])]
     _, expected, _ = run(capsys, "ranges", "a.png", "b.png", *model, *forms)
     interrupt_at(monkeypatch, 3)
     arguments = ["ranges", *pictures, *model, *forms, "--export", "v", "--layers", STEM]
@@ -156,11 +160,12 @@ def test_what_ends_a_batch_is_said_in_its_document(capsys, pictures, model, monk
 
 def test_output_takes_what_would_go_to_stdout(capsys, pictures, model):
     for forms in ([], ["--json"], ["--csv"]):
+        forms = ["--taps", "stages", *forms]
         code, expected, _ = run(capsys, "ranges", *pictures, *model, *forms)
-        file = f"new/{len(forms)}.{''.join(forms)}"
+        file = f"new/{forms[-1]}"
         assert run(capsys, "ranges", *pictures, *model, *forms, "-o", file) == (code, "", "")
         assert Path(file).read_text() == expected
-    assert run_json(capsys, "ranges", "a.png", *model, "-o", "new/0.")[1]["error"]["code"] == "output-exists"
+    assert run_json(capsys, "ranges", "a.png", *model, "-o", file)[1]["error"]["code"] == "output-exists"
     assert (
         run_json(capsys, "ranges", "a.png", *model, "-o", "a.png", "--force")[1]["error"]["code"] == "output-is-input"
     )
@@ -185,6 +190,10 @@ def test_output_takes_what_would_go_to_stdout(capsys, pictures, model):
         (["--export", ".", "--layers", STEM], 2, "output-exists", "--force"),
         (["--export", "a.png/v", "--layers", STEM], 1, "output-unwritable", "a.png"),
         (["-o", "a.png/x.csv"], 1, "output-unwritable", "a.png"),
+        (["--export", "v", "--layers", STEM, "-o", "v/layers.json"], 2, "output-twice", "'v'"),
+        (["--export", "v", "--layers", STEM, "-o", "v"], 2, "output-twice", "'v'"),
+        (["--export", "v", "--layers", STEM, "-o", "new/../v/./recorded/x"], 2, "output-twice", "'v'"),
+        (["--export", "v/w", "--layers", STEM, "-o", "v"], 2, "output-twice", "'v/w'"),
         (["--model", "no such model"], 3, None, "no such model"),
     ],
 )
@@ -201,6 +210,81 @@ def test_what_cannot_be_done_is_said_before_any_work(capsys, pictures, model, mo
         assert document["schema"] == "npmobilevit.ranges/1"
         assert name is None or document["error"]["code"] == name
     assert files_below(".") == pictures
+
+
+def test_an_output_may_not_lead_into_the_vectors_by_a_link(capsys, pictures, model):
+    Path("v").mkdir()
+    Path("link").symlink_to("v")
+    arguments = ["ranges", "a.png", *model, "--export", "v", "--layers", STEM]
+    code, document = run_json(capsys, *arguments, "-o", "link/ranges.json")
+    assert (code, document["error"]["code"]) == (2, "output-twice")
+    assert files_below(".") == pictures
+    assert run(capsys, *arguments, "-o", "v.json")[0] == 0  # a name that begins alike is another
+
+
+def saved(folder, config, processor, head="classification", change=lambda weights: None):
+    """Options that name a checkpoint, whose weights were changed."""
+    weights = networks.random_weights(config, head)
+    change(weights)
+    networks.MODELS[head](config, weights).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return ["--model", str(folder)]
+
+
+@pytest.mark.case("168", "ranges: a model that takes no pictures", "one line before the first picture, exit code 2")
+@pytest.mark.parametrize(
+    ("channels", "do_rescale", "said"), [(1, True, "1 channels"), (4, True, "4 channels"), (3, False, "do_rescale")]
+)
+def test_a_model_that_takes_no_pictures_is_told_at_once(
+    capsys, pictures, tmp_path, processor, monkeypatch, channels, do_rescale, said
+):
+    processor = dataclasses.replace(processor, do_rescale=do_rescale)
+    model = saved(tmp_path / "m", networks.tiny(num_channels=channels), processor)
+    interrupt_at(monkeypatch, 1, AssertionError("no picture may be looked at"))
+    code, out, err = run(capsys, "ranges", "a.png", *model)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert said in err
+    code, document = run_json(capsys, "ranges", "a.png", *model)
+    assert (code, document["error"]["code"]) == (2, "takes-no-pictures")
+    assert run(capsys, "predict", "a.png", *model)[0] == code
+
+
+def overflowing(weights):
+    """Large numbers in place of all weights but the variances."""
+    for name, x in weights.items():
+        if not name.endswith("running_var"):
+            x[...] = np.sign(x) * 3e38
+
+
+@pytest.mark.parametrize("command", ["predict", "segment", "explain", "ranges"])
+def test_weights_that_overflow_are_one_line(capsys, pictures, tmp_path, processor, command):
+    """Without NumPy's warnings, which are errors here."""
+    head = "segmentation" if command == "segment" else "classification"
+    model = saved(tmp_path / "m", networks.tiny(), processor, head, overflowing)
+    page = ["-o", "page.html"] if command == "explain" else []
+    code, _, err = run(capsys, command, "a.png", *model, *page)
+    assert (code, len(err.splitlines())) == (3, 1)
+    assert re.match("error: .*NaN or infinity", err)
+
+
+def test_what_overflows_behind_the_layers_of_the_vectors_is_of_no_consequence(capsys, pictures, tmp_path, processor):
+    def late(weights):
+        weights["mobilevit.conv_1x1_exp.normalization.weight"][...] = 1e30
+        weights["classifier.weight"][...] = 3e38
+
+    model = saved(tmp_path / "m", networks.tiny(), processor, change=late)
+    arguments = ["ranges", "a.png", *model, "--taps", STEM, "--export", "v", "--layers", STEM]
+    code, _, err = run(capsys, *arguments)
+    assert (code, err) == (0, "note: wrote 8 files below v\n")
+
+
+def test_a_segmenter_is_measured_on_the_whole_picture(capsys, tmp_path, monkeypatch, segmenter_folder):
+    monkeypatch.chdir(tmp_path)
+    write_picture(tmp_path / "a.png")  # 12 x 16 pixels
+    code, document = run_json(capsys, "ranges", "a.png", "--model", segmenter_folder, "--taps", "pixel_values")
+    assert (code, document["ranges"][0]["values"]) == (0, 3 * 36 * 48)
+    whole = nm.load(segmenter_folder).without_crop().pixel_values("a.png")
+    assert (document["ranges"][0]["min"], document["ranges"][0]["max"]) == (whole.min(), whole.max())
 
 
 def test_a_full_disk_under_the_output_is_one_line(capsys, pictures, model, monkeypatch):

@@ -135,6 +135,12 @@ INT8 = np.zeros((1, 2, 3, 3), np.int8)
         {"weight": INT8[:, :1]},
         {"weight": INT8[0]},
         {"x": np.int8(1)},
+        {"x": INT8.tolist()},
+        {"weight": INT8.tolist()},
+        {"bias": [0]},
+        {"groups": True},
+        {"stride": "1"},
+        {"accumulator": True},
         {"bias": np.zeros(2, int)},
         {"bias": np.zeros(1)},
         {"accumulator": 48},
@@ -147,6 +153,27 @@ def test_what_does_not_belong_together_is_refused(change):
     arguments = {"x": INT8, "weight": INT8} | change
     with pytest.raises(ShapeError):
         conv2d(arguments.pop("x"), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"weight": [[1]]}, "array-dtype"),
+        ({"weight": np.ones((1, 1))}, "array-dtype"),
+        ({"weight": np.full((1, 1), -(2**63))}, "array-dtype"),  # whose absolute value int64 does not have
+        ({"weight": np.array(1, np.int8)}, "array-ndim"),
+        ({"bias": [1]}, "array-dtype"),
+        ({"width": True}, "argument-range"),
+        ({"width": "8"}, "argument-range"),
+        ({"width": 64}, "argument-range"),
+        ({"accumulator": True}, "argument-range"),
+    ],
+)
+def test_an_accumulator_of_what_are_no_words_is_refused(change, code):
+    arguments = {"weight": np.ones((1, 1), np.int8), "bias": None, "width": 8, "accumulator": 32} | change
+    with pytest.raises(ShapeError) as caught:
+        check_accumulator(arguments.pop("weight"), arguments.pop("bias"), **arguments)
+    assert caught.value.code == code
 
 
 def test_linear_refuses_likewise():

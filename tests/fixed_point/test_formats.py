@@ -149,12 +149,55 @@ def test_a_range_that_no_format_holds_is_refused(low, high):
 
 
 @pytest.mark.parametrize(
+    ("low", "high", "code"),
+    [
+        (2.0, 1.0, "argument-range"),
+        ("0", 1.0, "argument-range"),
+        (False, 1.0, "argument-range"),
+        (None, 1.0, "argument-range"),
+        (np.zeros(2), 1.0, "argument-range"),
+        pytest.param(0, 10**400, "not-finite", id="integer-beyond-floats"),
+    ],
+)
+def test_limits_that_are_no_range_are_refused(low, high, code):
+    with pytest.raises(ShapeError) as caught:
+        QFormat.holding(8, low, high)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize("width", [True, 8.0, "8", None, np.int64(8), 24])
+def test_a_format_of_another_width_holds_nothing(width):
+    with pytest.raises(ConfigError) as caught:
+        QFormat.holding(width, 0.0, 1.0)
+    assert caught.value.code == "width"
+
+
+def test_limits_may_be_scalars_of_numpy():
+    assert QFormat.holding(8, np.float32(-1), np.int64(3)) == QFormat.holding(8, -1.0, 3.0)
+
+
+@pytest.mark.parametrize(
     ("width", "fraction", "code"), [(12, 0, "width"), (8.0, 0, "width"), (8, 901, "fraction"), (8, 1.5, "fraction")]
 )
 def test_a_format_that_is_none_is_refused(width, fraction, code):
     with pytest.raises(ConfigError) as caught:
         QFormat(width, fraction)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize("words", [[1], 1, np.array([1.5]), np.array([1], np.uint8), np.array([True])])
+def test_what_are_no_words_is_refused(words):
+    with pytest.raises(ShapeError) as caught:
+        dequantize(words, QFormat(8, 0))
+    assert caught.value.code == "array-dtype"
+
+
+@pytest.mark.parametrize("format", [(8, 5), "Q2.5", None])
+def test_what_is_no_format_is_refused(format):
+    for work in (lambda: quantize(np.zeros(1), format), lambda: dequantize(np.zeros(1, np.int8), format)):
+        with pytest.raises(ConfigError) as caught:
+            work()
+        assert caught.value.code == "format"
 
 
 @pytest.mark.parametrize("x", [np.array([np.nan]), np.array([np.inf]), np.array([1]), [1.0], np.array(["a"])])

@@ -6,6 +6,7 @@ from fractions import Fraction
 import networks
 import numpy as np
 import pytest
+from manifests import parameters_of
 
 from npmobilevit import ops
 from npmobilevit.engine import folding
@@ -81,11 +82,24 @@ def test_vectors_pass_the_check_of_ports(tmp_path, width, accumulator, layout, r
     exported(network, pixels, SOME, tmp_path / "v", Arithmetic(width, accumulator, rounding), layout=layout)
     report = check(tmp_path / "v", network, profile="fixed", inputs=tmp_path / "v" / "recorded")
     assert report.passed, str(report)
+    assert report.verdict == "screened"  # for only some layers were looked at
     assert {judgement.tap for judgement in report.judgements} == {layer.output for layer in traced(network, SOME)}
     assert {judgement.status for judgement in report.judgements} == {"right"}
 
 
-def test_the_check_of_ports_finds_a_wrong_word(tmp_path):
+@pytest.fixture
+def undiagnosed(monkeypatch):
+    """What judges failures without the search for their causes, which takes most of the time and excuses none."""
+
+    def judged(*arguments, **options):
+        with monkeypatch.context() as patch:
+            patch.setattr("npmobilevit.validation.checking.diagnosed", lambda trial, pixel_values: trial.findings)
+            return check(*arguments, **options)
+
+    return judged
+
+
+def test_the_check_of_ports_finds_a_wrong_word(tmp_path, undiagnosed):
     network, pixels = made()
     names = [SOME[0], SOME[3]]
     exported(network, pixels, names, tmp_path / "v", Arithmetic(16, 64))
@@ -95,13 +109,13 @@ def test_the_check_of_ports_finds_a_wrong_word(tmp_path):
         words = before.split()
         words[len(words) // 2] = f"{(int(words[len(words) // 2], 16) ^ 0x1000):04X}"
         path.write_text("\n".join(words))
-        report = check(tmp_path / "v", network, profile="fixed", inputs=tmp_path / "v" / "recorded")
+        report = undiagnosed(tmp_path / "v", network, profile="fixed", inputs=tmp_path / "v" / "recorded")
         assert [j.tap for j in report.judgements if j.status == "wrong"] == [layer.output]
         path.write_text(before)
 
 
 @pytest.mark.parametrize(("layer", "leaf"), [(SOME[0], "weight"), (SOME[0], "bias"), (SOME[3], "weight")])
-def test_the_check_of_ports_takes_stated_parameters_for_coarse(tmp_path, layer, leaf):
+def test_the_check_of_ports_takes_stated_parameters_for_coarse(tmp_path, undiagnosed, layer, leaf):
     """Parameters in steps of 1/8, a result in steps of 2**-20: right where the manifest states 1/8, else wrong.
 
     One channel of the first layer has large weights and a small factor, so that its folded weights round to zero.
@@ -122,9 +136,9 @@ def test_the_check_of_ports_takes_stated_parameters_for_coarse(tmp_path, layer, 
     words = Bundle({found.output: np.round(y * 2**20).astype(np.int32)}, facts, {}, {})
     export(words, tmp_path, scales={found.output: 2.0**-20})
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    for stated, passes in (({f"{layer}.{leaf}": {"scale": 0.125}}, True), ({}, False)):
+    for stated, judge, passes in (({f"{layer}.{leaf}": {"scale": 0.125}}, check, True), ({}, undiagnosed, False)):
         (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "parameters": stated}))
-        assert check(tmp_path, network, profile="fixed", inputs=recorded).passed == passes
+        assert judge(tmp_path, network, profile="fixed", inputs=recorded).passed == passes
 
 
 @pytest.mark.parametrize("width", [8, 16])
@@ -133,6 +147,7 @@ def test_what_the_files_hold(tmp_path, width):
     arithmetic = Arithmetic(width, 64, "half-up")
     layers, recorded, ranges = exported(network, pixels, SOME, tmp_path / "v", arithmetic, layout="NHWC")
     own, inputs = read_candidate(tmp_path / "v"), read_candidate(tmp_path / "v" / "recorded")
+    parameters = parameters_of(tmp_path / "v")
     document = json.loads((tmp_path / "v" / "layers.json").read_text())
     assert {key: document[key] for key in ("format", "width", "accumulator", "rounding")} == {
         "format": "npmobilevit-fixed-point/1",
@@ -149,8 +164,8 @@ def test_what_the_files_hold(tmp_path, width):
         weight, bias = folding.linear(network.parameters(), layer.name) if layer.operation == "linear" else (
             folding.convolution(network.parameters(), layer.name))  # fmt: skip
         steps = own.parameter_scales
-        assert np.abs(own.parameters[entry["weight"]] - weight).max() <= steps[entry["weight"]] / 2
-        assert np.abs(own.parameters[entry["bias"]] - bias).max() <= steps[entry["bias"]] / 2
+        assert np.abs(parameters[entry["weight"]] - weight).max() <= steps[entry["weight"]] / 2
+        assert np.abs(parameters[entry["bias"]] - bias).max() <= steps[entry["bias"]] / 2
         assert steps[entry["bias"]] == steps[entry["weight"]] * inputs.scales[layer.inputs[0]]
         assert own.scales[layer.output] == steps[entry["bias"]] * 2.0 ** entry["shift"]
         assert len({inputs.scales[name] for name in layer.inputs}) == 1
@@ -177,9 +192,10 @@ def test_kernels_may_be_channels_last(tmp_path):
     shapes = [(entry["mobilevit.conv_stem.weight"]["shape"], entry["mobilevit.conv_stem.weight"]["layout"])
               for entry in entries]  # fmt: skip
     assert shapes == [([4, 3, 3, 3], "OIHW"), ([4, 3, 3, 3], "OHWI")]
-    first, last = (read_candidate(tmp_path / name) for name in ("first", "last"))
-    for name in first.parameters:
-        np.testing.assert_array_equal(first.parameters[name], last.parameters[name], strict=True)
+    first, last = (parameters_of(tmp_path / name) for name in ("first", "last"))
+    assert len(first) == 2 * len(SOME[:2])
+    for name in first:
+        np.testing.assert_array_equal(first[name], last[name], strict=True)
     texts = [(tmp_path / name / "mobilevit.conv_stem.weight.mem").read_text() for name in ("first", "last")]
     assert texts[0] != texts[1]
 
@@ -215,18 +231,59 @@ def test_what_there_is_no_vector_of_is_refused(tmp_path):
     assert caught.value.code == "layer-unknown"
     with pytest.raises(ConfigError):
         traced(network, [])
+    with pytest.raises(ConfigError, match=r"layer 'mobilevit\.conv_stm'; did you mean"):
+        traced(network, "mobilevit.conv_stm")
     with pytest.raises(ConfigError, match="classifier") as caught:
         traced(network, ["classifier"])
     assert caught.value.code == "layer-input"
     for arithmetic, code in (
         (Arithmetic(12), "width"),
+        (Arithmetic(8.0), "width"),
         (Arithmetic(8, 16), "accumulator"),
+        (Arithmetic(8, 32.0), "accumulator"),
         (Arithmetic(8, 32, "floor"), "rounding"),
     ):
         with pytest.raises(ConfigError) as caught:
             exported(network, pixels, SOME[:1], tmp_path / "v", arithmetic)
         assert caught.value.code == code
     assert not (tmp_path / "v").exists()
+
+
+def test_one_layer_may_be_named_alone():
+    network, _ = made()
+    assert traced(network, SOME[0]) == traced(network, [SOME[0]])
+
+
+def test_what_is_lacking_is_named(tmp_path):
+    network, pixels = made()
+    (layer,) = layers = traced(network, SOME[0])
+    recorded = record(network, pixels, taps=layer.inputs)
+    ranges = tap_ranges(network, pixels, ["pixel_values", layer.output])
+    formats = recorded_formats(layers, ranges, 8)
+    only = {name: ranges[name] for name in layer.inputs}
+    for work, lacking in (
+        (lambda: recorded_formats(layers, {}, 8), "range of 'pixel_values'"),
+        (lambda: quantized(recorded, {}), "format of 'pixel_values'"),
+        (lambda: vectors(network, layer, {}, formats, ranges[layer.output], Arithmetic()), "recording of 'pixel"),
+        (lambda: vectors(network, layer, recorded, {}, ranges[layer.output], Arithmetic()), "format of 'pixel"),
+        (lambda: export_layers(network, layers, recorded, only, tmp_path / "v", arithmetic=Arithmetic()),
+         f"range of '{layer.output}'"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=lacking) as caught:
+            work()
+        assert caught.value.code == "tap-missing"
+    assert not (tmp_path / "v").exists()
+    with pytest.raises(ConfigError) as caught:
+        vectors(network, layer, recorded, formats, ranges[layer.output], Arithmetic(8, 16))
+    assert caught.value.code == "accumulator"
+
+
+def test_weights_that_overflow_are_traced_in_silence():
+    config = networks.tiny()
+    weights = networks.random_weights(config, "classification")
+    large = {name: np.full_like(x, 3e38) for name, x in weights.items()}
+    network = networks.MODELS["classification"](config, large)
+    assert len(traced(network, SOME)) == len(SOME)
 
 
 def test_an_accumulator_that_is_too_narrow_names_the_layer(tmp_path):

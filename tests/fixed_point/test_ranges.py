@@ -86,10 +86,18 @@ def test_the_order_of_merging_does_not_matter():
     assert merged({"b": left}, {"b": right})["b"].size == 3
 
 
-@pytest.mark.parametrize("x", [np.zeros(0), np.zeros(2, int), np.zeros(2, np.float16), np.array([1.0, np.nan])])
+@pytest.mark.parametrize(
+    "x", [np.zeros(0), np.zeros(2, int), np.zeros(2, np.float16), np.array([1.0, np.nan]), [1.0], 1.0, np.float64(1)]
+)
 def test_what_has_no_range_is_refused(x):
     with pytest.raises(ShapeError):
         Range.of(x)
+
+
+def test_bytes_may_be_in_the_other_order():
+    x = np.array([-3.0, 0.1, 500.0])
+    for dtype in (">f4", ">f8", "<f4", "<f8"):
+        check(Range.of(x.astype(dtype)), x.astype(dtype))
 
 
 @pytest.mark.parametrize("percent", [-0.1, 100.1, math.nan, "50", True])
@@ -138,9 +146,19 @@ def test_names_of_taps(network):
     assert tap_names(network, "all") == list(network.taps(networks.pixels(height=32, width=32)))
     assert tap_names(network, "stages")[-1] == "logits"
     assert tap_names(network, ["logits", "mobilevit.conv_stem"]) == ["mobilevit.conv_stem", "logits"]
+    assert tap_names(network, "logits") == ["logits"]
     with pytest.raises(ConfigError, match="did you mean 'logits'") as caught:
         tap_names(network, ["lgits"])
     assert caught.value.code == "tap-unknown"
+
+
+def test_the_range_of_one_name(network):
+    picture = networks.pixels(height=32, width=32)
+    assert list(tap_ranges(network, picture, "logits")) == ["logits"]
+    for names in ("lgits", ["logits", "lgits"]):
+        with pytest.raises(ConfigError, match="no tap 'lgits'") as caught:
+            tap_ranges(network, picture, names)
+        assert caught.value.code == "tap-unknown"
 
 
 def test_a_network_that_gives_nan_is_refused():
@@ -149,6 +167,6 @@ def test_a_network_that_gives_nan_is_refused():
     name = "mobilevit.conv_stem.normalization.weight"
     weights[name] = np.full_like(weights[name], 3e38)
     network = networks.MODELS["classification"](config, weights)
-    with np.errstate(all="ignore"), pytest.raises(WeightsError) as caught:
+    with pytest.raises(WeightsError) as caught:  # and no warning of NumPy
         tap_ranges(network, networks.pixels(height=32, width=32), ["logits"])
     assert caught.value.code == "tap-not-finite"

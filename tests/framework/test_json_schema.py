@@ -138,6 +138,80 @@ def test_the_schema_of_info_refuses_what_is_damaged(capsys, folder, models):
     assert accepted == []
 
 
+LAYERS = "mobilevit.conv_stem,mobilevit.encoder.layer.2.transformer.layer.0.attention.attention.query"
+
+
+def ranges_documents(capsys, models):
+    given = ["a.png", "missing.png", "--taps", "mobilevit.conv_stem.convolution", *models["predict"]]
+    narrow = ["--export", "w", "--layers", LAYERS, "--width", "16", "--accumulator", "32"]
+    for arguments in (
+        given,
+        ["missing.png", *models["predict"], "--percentile", "100"],
+        [*given, *narrow],
+        ["a.png", "--model", "no such model"],
+        ["a.png", "--percentile", "3"],
+    ):
+        yield json.loads(run(capsys, "ranges", "--json", *arguments)[1])
+
+
+def test_ranges_follow_their_schema(capsys, folder, models):
+    documents = list(ranges_documents(capsys, models))
+    assert ["error" in document for document in documents] == [False, False, True, True, True]
+    assert ["ranges" in document for document in documents] == [True, True, True, False, False]
+    for document in documents:
+        validator("ranges-document").validate(document)
+
+
+def test_the_schema_of_ranges_refuses_what_is_damaged(capsys, folder, models):
+    document = next(ranges_documents(capsys, models))
+    assert {row["kind"] for row in document["ranges"]} == {"tap", "parameter"}
+    accepted = [worse for worse in damaged(copy.deepcopy(document)) if validator("ranges-document").is_valid(worse)]
+    # that a picture failed, no schema can know
+    used = [document["results"][0], {"input": document["results"][1]["input"]}]
+    assert accepted == [{**document, "results": used}]
+
+
+@pytest.mark.parametrize("width", ["8", "16"])
+def test_the_description_of_test_vectors_follows_its_schema(capsys, folder, models, width):
+    options = ["--export", "v", "--layers", LAYERS, "--width", width]
+    assert run(capsys, "ranges", "a.png", *models["predict"], *options)[0] == 0
+    document = json.loads(Path("v/layers.json").read_text())
+    assert [layer["operation"] for layer in document["layers"].values()] == ["conv2d", "linear"]
+    validator("layers").validate(document)
+    for part in ("v", "v/recorded"):
+        validator("manifest").validate(json.loads((Path(part) / "manifest.json").read_text()))
+    accepted = [worse for worse in damaged(copy.deepcopy(document)) if validator("layers").is_valid(worse)]
+    # which layers there are, no schema can know
+    fewer = [{name: layer for name, layer in document["layers"].items() if name != gone} for gone in document["layers"]]
+    assert accepted == [{**document, "layers": layers} for layers in fewer]
+
+
+def explain_documents(capsys, models):
+    for arguments in (
+        ["a.png", "-o", "p.html", "--force", *models["predict"]],
+        ["a.png", "-o", "p.html", "--force", *models["segment"]],
+        ["\udcff.png", "-o", "\udcff.html", "--force", *models["predict"]],
+        ["missing.png", "-o", "p.html", *models["predict"]],
+        ["a.png", "-o", "p.png", *models["predict"]],
+        ["a.png", "-o", "q.html", "--model", "no such model"],
+        ["a.png"],
+    ):
+        yield json.loads(run(capsys, "explain", "--json", *arguments)[1])
+
+
+def test_explain_follows_its_schema(capsys, folder, models):
+    documents = list(explain_documents(capsys, models))
+    assert ["error" in document for document in documents] == [False] * 3 + [True] * 4
+    for document in documents:
+        validator("explain-document").validate(document)
+
+
+def test_the_schema_of_explain_refuses_what_is_damaged(capsys, folder, models):
+    for document, _ in zip(explain_documents(capsys, models), range(2), strict=False):
+        accepted = [w for w in damaged(copy.deepcopy(document)) if validator("explain-document").is_valid(w)]
+        assert accepted == []
+
+
 def damaged(value):
     """Copies of a JSON value with one key less, one more, or one value of another type, anywhere."""
     if isinstance(value, dict):
@@ -167,7 +241,16 @@ def test_the_schemas_refuse_what_is_damaged(capsys, folder, models, command):
 
 
 @pytest.mark.parametrize(
-    "name", ["predict-document", "predict-line", "segment-document", "segment-line", "info-document"]
+    "name",
+    [
+        "predict-document",
+        "predict-line",
+        "segment-document",
+        "segment-line",
+        "info-document",
+        "ranges-document",
+        "explain-document",
+    ],
 )
 def test_schemas_describe_everything_and_allow_nothing_else(name):
     def objects(value):
