@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 from npmobilevit.cli import reports, targets
 from npmobilevit.cli.batch import reading_options
-from npmobilevit.cli.console import bars, in_options, printable, terminal_columns
+from npmobilevit.cli.console import bars, in_options, printable, say, terminal_columns
 from npmobilevit.cli.ending import EXIT_GOOD, EXIT_INPUT, Stop, usage
 from npmobilevit.cli.inputs import find_inputs
 from npmobilevit.cli.model import load_model
@@ -18,10 +19,14 @@ from npmobilevit.errors import ImageError
 if TYPE_CHECKING:
     from npmobilevit.explanation import Evidence
 
+SUFFIXES = (".html", ".htm")
+LARGE_INPUT = 500_000  # pixels: a classifier, which is asked 65 times, takes some half a minute
+
 
 def run_explain(options: argparse.Namespace) -> int:
     """Write the page of a picture, and say what it is about."""
-    from npmobilevit.explanation import explain
+    from npmobilevit.explanation import page_of
+    from npmobilevit.explanation.evidence import view
 
     reading = reading_options(options)
     inputs = find_inputs([options.picture], recursive=False)
@@ -29,12 +34,16 @@ def run_explain(options: argparse.Namespace) -> int:
         raise usage("one-picture", f"a page is about one picture, found {options.picture!r}; name a file, or -")
     output = os.path.expanduser(options.output)
     targets.check_file(output, "replace", targets.file_ids(inputs))
+    if os.path.splitext(output)[1].lower() not in SUFFIXES:
+        raise usage("output-suffix", f"page {output!r} has to end in {', '.join(SUFFIXES)}")
     if os.path.lexists(output) and options.existing != "replace":
         raise usage("output-exists", f"{output!r} exists already; replace it with --force")
     (picture,) = inputs.pictures
     with load_model(options.model) as pipeline:
         try:
-            page = explain(picture.source, pipeline, **reading)
+            seen = view(pipeline, picture.source, **reading)
+            _note_size(seen.geometry.network)
+            page = page_of(seen)
             page.save(output)
         except ImageError as error:
             raise Stop(EXIT_INPUT, error.code, in_options(str(error))) from error
@@ -53,6 +62,17 @@ def run_explain(options: argparse.Namespace) -> int:
             sep="\n",
         )
     return EXIT_GOOD
+
+
+def _note_size(size: tuple[int, int]) -> None:
+    """Say before it begins that the work on a large input takes long."""
+    if (pixels := math.prod(size)) >= LARGE_INPUT:
+        height, width = size
+        say(
+            "note",
+            f"the network sees {height} x {width} (height x width), {pixels:,} pixels; the time of attention grows "
+            "with their square, so that this may take minutes",
+        )
 
 
 def _answer(evidence: Evidence) -> dict[str, Any]:

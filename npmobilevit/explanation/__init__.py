@@ -8,10 +8,10 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 from npmobilevit.errors import ImageError
-from npmobilevit.explanation.evidence import Evidence, gather
+from npmobilevit.explanation.evidence import Evidence, View, gather, view
 from npmobilevit.explanation.page import to_html
 from npmobilevit.files import write_atomically
 from npmobilevit.images import ImageSource
@@ -92,7 +92,7 @@ def explain(
     Raises
     ------
     ImageError
-        If the picture cannot be used.
+        If the picture cannot be used, or would enter the network with a side above 65536 pixels.
     ConfigError
         If an option is out of its range, or the model neither classifies nor segments pictures.
     CheckpointError, WeightsError
@@ -109,7 +109,11 @@ def explain(
     >>> page.evidence.predictions[0].label
     'cat'
     """
-    given: dict[str, Any] = {**options}
     check_names(options, "explain")
-    evidence = gather(as_pipeline(model), image, **given)
+    return page_of(view(as_pipeline(model), image, **options))
+
+
+def page_of(seen: View) -> Page:
+    """Make the page of a picture that has been read and prepared; see :func:`explain`."""
+    evidence = gather(seen)
     return Page(to_html(evidence), evidence)

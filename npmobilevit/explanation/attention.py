@@ -196,8 +196,13 @@ def group_step(patches: Patches, most: int = MOST_GROUPS) -> int:
 
 def grouped(x: NDArray[Any], axes: Iterable[int], step: int) -> NDArray[Any]:
     """Sums over so many neighbours along each of the axes; the last group of an axis has what is left."""
-    for axis in axes:
-        x = np.add.reduceat(x, np.arange(0, x.shape[axis], step), axis=axis)
+    for axis in axes if step > 1 else ():
+        along = np.moveaxis(x, axis, 0)
+        sums = along[::step].copy(order="K")
+        for i in range(1, step):  # several times faster than np.add.reduceat
+            members = along[i::step]
+            sums[: len(members)] += members
+        x = np.moveaxis(sums, 0, axis)
     return x
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, Unpack
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, ParamSpec, TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from npmobilevit import ops
-from npmobilevit.config import MOBILENET_DEPTHS, TRANSFORMER_DEPTHS
+from npmobilevit.config import MAX_SIZE, MOBILENET_DEPTHS, TRANSFORMER_DEPTHS
 from npmobilevit.cost import cost_table
+from npmobilevit.errors import ImageError
 from npmobilevit.explanation.attention import AttentionGatherer, BlockAttention
 from npmobilevit.image_processing import Geometry, MobileViTImageProcessor
 from npmobilevit.images import ImageSource, ReadOptions, to_rgb
@@ -28,6 +29,9 @@ MOST_CHANNELS = 24
 OCCLUSION_STEPS = 8  # along the longer side: at most 64 forward passes
 MOST_TIMED_RUNS, TIMED_SECONDS = 5, 1.0  # no further run begins when so much time is spent
 PATCH_STEPS = 2  # side of the grey patch, in strides
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -117,6 +121,9 @@ class Evidence:
     attention : sequence of BlockAttention
     stages : sequence of Stage
         In the order of the forward pass.
+    timed_apart : bool
+        Whether the seconds of the stages are those of a forward pass that nothing else was done in; else, of the pass
+        whose values were looked at, without the time of looking.
     """
 
     model: str
@@ -131,33 +138,69 @@ class Evidence:
     class_maps: Sequence[ClassMap]
     attention: Sequence[BlockAttention]
     stages: Sequence[Stage]
+    timed_apart: bool
 
     def __repr__(self) -> str:
         height, width = self.seen.shape[:2]
         return f"<Evidence of {self.model} at {height} x {width} pixels>"
 
 
-def gather(pipeline: Pipeline, image: ImageSource, **options: Unpack[PictureOptions]) -> Evidence:
-    """Look at a picture with a network, and at the network while it looks; see :func:`npmobilevit.explain`."""
-    segments = isinstance(pipeline.network, MobileViTForSemanticSegmentation)
-    if segments:
+class View(NamedTuple):
+    """A picture in front of a network.
+
+    Attributes
+    ----------
+    pipeline : Pipeline
+        A segmenter without its crop.
+    rgb : (H, W, 3) uint8 array
+    geometry : Geometry
+        What becomes of its size.
+    pixel_values : (1, 3, H', W') float32 array
+    limits : mapping
+        Those of the options that hold for the array as well.
+    """
+
+    pipeline: Pipeline
+    rgb: NDArray[np.uint8]
+    geometry: Geometry
+    pixel_values: Array
+    limits: Mapping[str, Any]
+
+
+def view(pipeline: Pipeline, image: ImageSource, **options: Unpack[PictureOptions]) -> View:
+    """Read and prepare a picture; see :func:`npmobilevit.explain`."""
+    given: dict[str, Any] = {**options}
+    if isinstance(pipeline.network, MobileViTForSemanticSegmentation):
         pipeline.require_segmenter()
-        whole = dataclasses.replace(pipeline.processor, do_center_crop=False)
-        pipeline = Pipeline(pipeline.name, pipeline.network, whole, pipeline.revision)
+        pipeline = pipeline.without_crop()
     else:
         pipeline.require_classifier()
 
-    def look(image: ImageSource) -> Evidence:
-        return _gather(pipeline, image, segments, options)
+    def prepared(image: ImageSource) -> View:
+        rgb = to_rgb(image, **{name: given[name] for name in ReadOptions.__optional_keys__ if name in given})
+        limits = {name: given[name] for name in LIMITS if name in given}  # what else there is to reading has been done
+        geometry = pipeline.processor.geometry(rgb.shape[0], rgb.shape[1])
+        pixel_values = pipeline.pixel_values(rgb, **limits)
+        if max(geometry.network) > MAX_SIZE:
+            raise ImageError(
+                f"a picture of {rgb.shape[0]} x {rgb.shape[1]} (height x width) would enter the network as "
+                f"{geometry.network[0]} x {geometry.network[1]}, and a side may have at most {MAX_SIZE:,} pixels here. "
+                "Crop it.",
+                "network-too-large",
+            )
+        return View(pipeline, rgb, geometry, pixel_values, limits)
 
-    return within_memory(look)(image)
+    return within_memory(prepared)(image)
 
 
-def _gather(pipeline: Pipeline, image: ImageSource, segments: bool, options: PictureOptions) -> Evidence:
-    given: dict[str, Any] = {**options}
-    rgb = to_rgb(image, **{name: given[name] for name in ReadOptions.__optional_keys__ if name in given})
-    limits = {name: given[name] for name in LIMITS if name in given}  # what else there is to reading has been done
-    pixel_values = pipeline.pixel_values(rgb, **limits)
+def gather(seen: View) -> Evidence:
+    """Look at a picture with a network, and at the network while it looks; see :func:`npmobilevit.explain`."""
+    return within_memory(_gather)(seen)
+
+
+def _gather(seen: View) -> Evidence:
+    pipeline, rgb, geometry, pixel_values, limits = seen
+    segments = isinstance(pipeline.network, MobileViTForSemanticSegmentation)
     segmentation = pipeline.segment(rgb, **limits) if segments else None
     predictions = None if segments else pipeline.predict(rgb, top_k=TOP_CLASSES, **limits)
     inside = look_inside(pipeline, pixel_values)
@@ -166,7 +209,7 @@ def _gather(pipeline: Pipeline, image: ImageSource, segments: bool, options: Pic
         num_labels=pipeline.config.num_labels,
         precision=pipeline.network.precision,
         picture_size=(rgb.shape[0], rgb.shape[1]),
-        geometry=pipeline.processor.geometry(rgb.shape[0], rgb.shape[1]),
+        geometry=geometry,
         seen=seen_by_network(pixel_values, pipeline.processor),
         predictions=predictions,
         occlusion=None if predictions is None else occlude(pipeline, pixel_values, predictions[0].index),
@@ -174,6 +217,7 @@ def _gather(pipeline: Pipeline, image: ImageSource, segments: bool, options: Pic
         class_maps=() if segmentation is None else class_maps(segmentation, inside.logits),
         attention=inside.attention,
         stages=inside.stages,
+        timed_apart=inside.timed_apart,
     )
 
 
@@ -242,10 +286,32 @@ class Inside(NamedTuple):
     logits: Array
     attention: tuple[BlockAttention, ...]
     stages: tuple[Stage, ...]
+    timed_apart: bool
+
+
+class Stopwatch:
+    """Seconds since it was made, without those that were spent in functions that are not to count."""
+
+    def __init__(self) -> None:
+        self._begin = time.perf_counter()
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._begin
+
+    def outside(self, function: Callable[P, R]) -> Callable[P, R]:
+        """The same function, which stops the watch while it runs."""
+
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            before = self.seconds()
+            result = function(*args, **kwargs)
+            self._begin += self.seconds() - before
+            return result
+
+        return run
 
 
 def look_inside(pipeline: Pipeline, pixel_values: Array) -> Inside:
-    """Run the readable network to see its values, and again to see how long each part takes.
+    """Run the readable network to see its values, and, unless that takes long, again to see how long each part takes.
 
     Parameters
     ----------
@@ -260,16 +326,24 @@ def look_inside(pipeline: Pipeline, pixel_values: Array) -> Inside:
     x = network.check_pixel_values(pixel_values)
     titles = stage_titles(segments=network.head == "segmentation")
     maps: dict[str, _Maps] = {}
+    moments: dict[str, float] = {}
     gatherer = AttentionGatherer(pipeline.config.patch_size)
 
     def keep(name: str, x: Array) -> None:
+        moments[name] = watch.seconds()
         if name in titles:
             maps[name] = _strongest(x[0]) if x.ndim == 4 else _Maps(None, (), np.empty((0, 1, 1), np.float32))
 
-    logits, _ = network.forward(gatherer.scope(network.scope(), keep), x)
-    times, macs = _times(network, x, titles), _macs(pipeline, x, titles)
+    watch = Stopwatch()
+    scope = gatherer.scope(network.scope(), watch.outside(keep))
+    scope = dataclasses.replace(scope, reduce=watch.outside(scope.reduce), heard=watch.outside(scope.heard))
+    logits, _ = network.forward(scope, x)
+    timed_apart = watch.seconds() < TIMED_SECONDS
+    if timed_apart:
+        moments = _fastest(network, x)
+    times, macs = _times(moments, titles), _macs(pipeline, x, titles)
     stages = (Stage(name, title, *maps[name], *times[name], *macs[name]) for name, title in titles.items())
-    return Inside(logits[0], gatherer.blocks(), tuple(stages))
+    return Inside(logits[0], gatherer.blocks(), tuple(stages), timed_apart)
 
 
 def stage_titles(*, segments: bool) -> dict[str, str]:
@@ -319,26 +393,34 @@ def _macs(pipeline: Pipeline, x: Array, stages: Iterable[str]) -> dict[str, tupl
     return found
 
 
-def _times(network: PreTrainedModel, x: Array, stages: Iterable[str]) -> dict[str, tuple[float, float]]:
-    """Seconds that each stage takes, and how many of them its transformer, in the fastest of a few runs."""
-    stages = list(stages)
+def _times(moments: Mapping[str, float], stages: Iterable[str]) -> dict[str, tuple[float, float]]:
+    """Seconds that each stage takes, and how many of them its transformer, of when each tap was there."""
+    found, start = {}, 0.0
+    for name in stages:
+        within = moments.get(f"{name}.transformer", 0.0) - moments.get(f"{name}.conv_1x1", 0.0)
+        found[name] = moments[name] - start, within
+        start = moments[name]
+    return found
+
+
+def _fastest(network: PreTrainedModel, x: Array) -> dict[str, float]:
+    """When each tap is there in the fastest of a few runs, in seconds from its begin."""
     runs = [_moments(network, x)]
-    while len(runs) < MOST_TIMED_RUNS and sum(run[stages[-1]] for run in runs) < TIMED_SECONDS:
+    while len(runs) < MOST_TIMED_RUNS and sum(map(_end, runs)) < TIMED_SECONDS:
         runs.append(_moments(network, x))
-    moments = min(runs, key=lambda run: run[stages[-1]])
-    starts = [0.0, *(moments[name] for name in stages)]
-    seconds = {name: moments[name] - start for name, start in zip(stages, starts, strict=False)}
-    within = {name: moments.get(f"{name}.transformer", 0.0) - moments.get(f"{name}.conv_1x1", 0.0) for name in stages}
-    return {name: (seconds[name], within[name]) for name in stages}
+    return min(runs, key=_end)
+
+
+def _end(moments: Mapping[str, float]) -> float:
+    return max(moments.values())
 
 
 def _moments(network: PreTrainedModel, x: Array) -> dict[str, float]:
-    """When the value of each tap is there, in seconds from the begin of a forward pass."""
     moments: dict[str, float] = {}
-    begin = time.perf_counter()
+    watch = Stopwatch()
 
     def note(name: str, _: Array) -> None:
-        moments[name] = time.perf_counter() - begin
+        moments[name] = watch.seconds()
 
     network.forward(dataclasses.replace(network.scope(note), wants=lambda name: False), x)
     return moments

@@ -78,26 +78,31 @@
   };
   const place = (b, row, column, step) =>
     `${span("row", row, step, b.rows)}, ${span("column", column, step, b.columns)}`;
-  const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)}%`;
+  const percent = (share, below = 0.1) => `${(100 * share).toFixed(share < below ? 1 : 0)}%`;
 
   function tell(b, values) {
     const { row, column } = query(b);
+    const most = Math.max(...values);
+    const single = head.value !== "mean" && values.indexOf(most) === values.lastIndexOf(most);
     const shares = Array.from(values, (value, k) => {
       const r = Math.floor(k / b.keyColumns);
       const c = k % b.keyColumns;
       const size = (index, step, count) => Math.min(step, count - index * step);
-      return { r, c, share: value * size(r, b.keyStep, b.rows) * size(c, b.keyStep, b.columns) };
+      const exact = single && value === most; // all other values are rounded to levels
+      return { r, c, exact, share: value * size(r, b.keyStep, b.rows) * size(c, b.keyStep, b.columns) };
     }).sort((one, other) => other.share - one.share);
     const [first, ...others] = shares.slice(0, 3);
     const which = head.value === "mean" ? "all heads together" : `head ${Number(head.value) + 1}`;
     const [py, px] = b.offsets[position()];
-    const rest = others.map((o) => `${place(b, o.r, o.c, b.keyStep)} (${percent(o.share)})`).join("; then ");
+    const told = ({ r, c, exact, share }) =>
+      `${place(b, r, c, b.keyStep)} (${exact ? percent(share) : `about ${percent(share, 0.01)}`})`;
+    const rest = others.map(told).join("; then ");
     const even = percent(Math.min(1, b.keyStep ** 2 / (b.rows * b.columns)));
     attended.textContent =
       `Patch ${place(b, row, column, b.queryStep)}, pixel position (${py}, ${px}), ${which}: ` +
       (b.rows * b.columns === 1
         ? "there is only one patch, and it attends to itself."
-        : `most attention to ${place(b, first.r, first.c, b.keyStep)} (${percent(first.share)})` +
+        : `most attention to ${told(first)}` +
           `${rest ? `; then ${rest}` : ""}. Spread evenly, each would have ${even}.`);
     Object.assign(map.dataset, {
       row, column, rows: b.queryRows, columns: b.queryColumns,

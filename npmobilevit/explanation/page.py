@@ -29,19 +29,23 @@ HERE = Path(__file__)  # beside it, with other suffixes, lie template, style and
 SECTIONS = HERE.with_name("sections")
 MAX_TEXT = 120  # characters of a name
 COARSE = 128  # pixels: a smaller picture is enlarged in squares
+LONGEST_RATIO = 6  # of the sides of a picture as it is shown
+LOOKED_AT = (
+    "As that takes long, it was done once: these are the times of the pass whose values are shown above, without the "
+    "time of looking at them, and may be some percent too large."
+)
 
 
 def to_html(evidence: Evidence) -> str:
     """The page of the evidence, in ASCII."""
     script = page_part(HERE.with_suffix(".js"))
     sections = list(_sections(evidence))
-    height, width = evidence.seen.shape[:2]
     return page_template(HERE.with_suffix(".html")).substitute(
         policy=content_policy(script, images=True),
         title=f"What {_text(evidence.model)} makes of a picture",
         style=page_part(HERE.with_suffix(".css")),
         backdrop=pictures.backdrop(evidence.seen),
-        ratio=f"{width} / {height}",
+        ratio=_ratio(evidence.seen),
         lead=_lead(evidence),
         contents="".join(f'<li><a href="#{name}">{title}</a></li>' for name, title, _ in sections),
         sections="\n".join(_section(*section) for section in sections),
@@ -52,6 +56,17 @@ def to_html(evidence: Evidence) -> str:
         data=json.dumps(attention_data(evidence.attention), separators=(",", ":")),
         script=script,
     )
+
+
+def _ratio(rgb: NDArray[np.uint8]) -> str:
+    """Width over height of the picture (H, W, 3) as it is shown."""
+    height, width = rgb.shape[:2]
+    return f"{min(width, LONGEST_RATIO * height)} / {min(height, LONGEST_RATIO * width)}"
+
+
+def _is_squeezed(rgb: NDArray[np.uint8]) -> bool:
+    height, width = rgb.shape[:2]
+    return bool(max(height, width) > LONGEST_RATIO * min(height, width))
 
 
 def attention_data(blocks: Iterable[BlockAttention]) -> dict[str, Any]:
@@ -95,7 +110,7 @@ def _sections(evidence: Evidence) -> Iterator[tuple[str, str, str]]:
         body = _occlusion(evidence.occlusion, evidence.predictions[0], evidence.seen.shape[:2])
         yield "occlusion", "What matters for the answer", body
     yield "features", "Feature maps", _features(evidence.stages)
-    yield "time", "Where the time went", _time(evidence.stages)
+    yield "time", "Where the time went", _time(evidence.stages, timed_apart=evidence.timed_apart)
 
 
 def _section(name: str, title: str, body: str) -> str:
@@ -131,7 +146,8 @@ def _lead(evidence: Evidence) -> str:
     assert evidence.segmentation is not None
     largest = evidence.segmentation.classes[0]
     name = f"<strong>{_text(largest.name)}</strong>"
-    return f"It names a class for every pixel; most of the picture, {_percent(largest.share)}, is {name}."
+    share = _percent(largest.share)
+    return f"It names a class for every pixel; the largest share of the picture, {share}, is {name}."
 
 
 # picture and answer
@@ -149,7 +165,11 @@ def _answer(evidence: Evidence) -> str:
 
 def _photo(evidence: Evidence) -> str:
     height, width = evidence.seen.shape[:2]
-    exact = pictures.is_exact(evidence.seen)
+    how = "shown pixel by pixel"
+    if not pictures.is_exact(evidence.seen):
+        how = "shown as JPEG, so that its pixels are not exact"
+    if _is_squeezed(evidence.seen):
+        how += f"; squeezed, on this page, to {LONGEST_RATIO} times as long as wide"
     return _filled(
         "photo",
         picture=pictures.photo(evidence.seen),
@@ -158,7 +178,7 @@ def _photo(evidence: Evidence) -> str:
         kind="frame coarse" if max(height, width) <= COARSE else "frame",
         size=_size(height, width),
         preparation=_preparation(evidence),
-        how="shown pixel by pixel" if exact else "shown as JPEG, so that its pixels are not exact",
+        how=how,
     )
 
 
@@ -326,12 +346,13 @@ def _feature_sheet(stage: Stage) -> str:
     )
 
 
-def _time(stages: Sequence[Stage]) -> str:
+def _time(stages: Sequence[Stage], *, timed_apart: bool) -> str:
     seconds, macs = sum(stage.seconds for stage in stages), sum(stage.macs for stage in stages)
     return _filled(
         "time",
         milliseconds=f"{1e3 * seconds:.0f}",
         macs=f"{macs / 1e6:,.0f}",
+        how="" if timed_apart else f" {LOOKED_AT}",
         rows="".join(_stage_row(stage, seconds, macs) for stage in stages),
     )
 

@@ -46,8 +46,43 @@ def test_explain_json(capsys, picture, model, segmenter_folder):
     assert [found["label"] for found in document["predictions"]] == [p.label for p in nm.predict(picture, model[1])]
     code, document = run_json(capsys, "explain", picture, "-o", "b.html", "--model", segmenter_folder)
     assert code == 0
+    assert document["seen"] == [36, 48]
     assert document["classes"] == nm.segment(picture, str(segmenter_folder)).to_dict()["classes"]
     assert "predictions" not in document
+
+
+@pytest.mark.parametrize(("limit", "large"), [(36 * 48, True), (36 * 48 + 1, False)])
+def test_a_large_input_is_announced_before_the_work_begins(
+    capsys, picture, segmenter_folder, monkeypatch, limit, large
+):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("npmobilevit.cli.explain_page.LARGE_INPUT", limit)
+    monkeypatch.setattr("npmobilevit.explanation.evidence.look_inside", interrupted)
+    code, out, err = run(capsys, "explain", picture, "-o", "page.html", "--model", segmenter_folder)
+    note = (
+        "note: the network sees 36 x 48 (height x width), 1,728 pixels; the time of attention grows with their square, "
+        "so that this may take minutes\n"
+    )
+    assert (code, out, err) == (130, "", note * large + "error: interrupted\n")
+
+
+def test_a_picture_that_is_too_large_is_not_announced(capsys, tmp_path, segmenter_folder):
+    from PIL import Image
+
+    Image.new("L", (4000, 3)).save(tmp_path / "long.png")
+    code, _, err = run(capsys, "explain", tmp_path / "long.png", "-o", tmp_path / "p.html", "--model", segmenter_folder)
+    assert code == 1
+    assert err.startswith("error: a picture of 3 x 4000 (height x width) would enter the network as 36 x 48000")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["b.HTML", "b.htm"])
+def test_names_of_pages(capsys, picture, model, name):
+    code, _, _ = run(capsys, "explain", picture, "-o", name, *model)
+    assert code == 0
+    assert files_below(".") == ["a.png", name]
 
 
 def test_options_of_reading_are_passed_on(capsys, tmp_path, model):
@@ -93,6 +128,9 @@ def test_what_is_there_is_replaced_only_if_asked(capsys, picture, model, tmp_pat
         (["missing.png", "-o", "p.html"], 1, "file-missing"),
         (["text.png", "-o", "p.html"], 1, "image-unknown"),
         (["a.png", "-o", "a.png", "--force"], 2, "output-is-input"),
+        (["a.png", "-o", "page.png"], 2, "output-suffix"),
+        (["a.png", "-o", "page.html.gz"], 2, "output-suffix"),
+        (["a.png", "-o", "page"], 2, "output-suffix"),
         (["a.png", "-o", "."], 2, "output-is-folder"),
         (["a.png", "-o", "a.png/p.html"], 1, "output-unwritable"),
         (["a.png", "-o", "x" * 300 + ".html"], 1, "page-unwritable"),
@@ -126,7 +164,7 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing(capsys, picture, model, m
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("npmobilevit.explanation.explain", interrupted)
+    monkeypatch.setattr("npmobilevit.explanation.evidence.look_inside", interrupted)
     code, _, err = run(capsys, "explain", picture, "-o", "p.html", *model)
     assert (code, err) == (130, "error: interrupted\n")
     assert files_below(".") == ["a.png"]

@@ -1,6 +1,7 @@
 """What is measured of a network at a picture."""
 
 import dataclasses
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,8 +11,19 @@ from networks import make_model, pixels, tiny
 
 import npmobilevit as nm
 from npmobilevit.cost import cost_table
-from npmobilevit.explanation.evidence import MOST_CHANNELS, class_maps, gather, look_inside, occlude, seen_by_network
+from npmobilevit.explanation import evidence
+from npmobilevit.explanation.evidence import (
+    MOST_CHANNELS,
+    Stopwatch,
+    class_maps,
+    gather,
+    look_inside,
+    occlude,
+    seen_by_network,
+    view,
+)
 from npmobilevit.pipeline import Pipeline
+from npmobilevit.scope import Scope
 
 CHELSEA = ROOT / "reference" / "images" / "chelsea.png"
 SETTINGS = {"size": {"shortest_edge": 72}, "crop_size": {"height": 64, "width": 64}}
@@ -20,6 +32,10 @@ SETTINGS = {"size": {"shortest_edge": 72}, "crop_size": {"height": 64, "width": 
 def made_pipeline(head, **changes):
     model = make_model(head, tiny(**changes), precision="float32", engine="fast")
     return Pipeline("made", model, nm.MobileViTImageProcessor(**SETTINGS))
+
+
+def gathered(pipeline, image, **options):
+    return gather(view(pipeline, image, **options))
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +62,10 @@ def test_the_picture_is_what_pixel_values_hold(classifier, flip):
 
 
 def test_a_classifier_sees_the_crop_and_a_segmenter_the_whole(classifier, segmenter):
-    found = gather(classifier, CHELSEA)
+    found = gathered(classifier, CHELSEA)
     assert (found.picture_size, found.seen.shape) == ((300, 451), (64, 64, 3))
     assert found.geometry.resized == (72, 108)
-    found = gather(segmenter, CHELSEA)
+    found = gathered(segmenter, CHELSEA)
     assert found.seen.shape == (72, 108, 3)
     assert found.geometry.network == (72, 108)
     assert segmenter.processor.do_center_crop
@@ -57,31 +73,31 @@ def test_a_classifier_sees_the_crop_and_a_segmenter_the_whole(classifier, segmen
 
 def test_a_file_is_read_once(classifier):
     with CHELSEA.open("rb") as file:
-        found = gather(classifier, file)
-    np.testing.assert_array_equal(found.seen, gather(classifier, CHELSEA).seen)
+        found = gathered(classifier, file)
+    np.testing.assert_array_equal(found.seen, gathered(classifier, CHELSEA).seen)
 
 
 def test_options_of_reading_and_limits_reach_their_places(classifier):
     values = np.linspace(-5, 5, 40 * 50 * 3).reshape(3, 40, 50)
-    found = gather(classifier, values, layout="CHW", value_range=(-5, 5))
+    found = gathered(classifier, values, layout="CHW", value_range=(-5, 5))
     expected = classifier.pixel_values(values, layout="CHW", value_range=(-5, 5))
     np.testing.assert_array_equal(found.seen, seen_by_network(expected, classifier.processor))
     for option in ("max_pixels", "max_resized_pixels", "max_network_pixels"):
         with pytest.raises(nm.ImageError):
-            gather(classifier, CHELSEA, **{option: 50})
+            gathered(classifier, CHELSEA, **{option: 50})
 
 
 # the answer
 
 
 def test_the_answer_of_a_classifier_is_that_of_predict(classifier):
-    found = gather(classifier, CHELSEA)
+    found = gathered(classifier, CHELSEA)
     assert list(found.predictions) == list(classifier.predict(CHELSEA))
     assert (found.segmentation, found.class_maps) == (None, ())
 
 
 def test_the_answer_of_a_segmenter_is_that_of_segment(segmenter):
-    found = gather(segmenter, CHELSEA)
+    found = gathered(segmenter, CHELSEA)
     expected = segmenter.segment(CHELSEA)
     np.testing.assert_array_equal(found.segmentation.mask, expected.mask)
     assert found.segmentation.classes == expected.classes
@@ -173,6 +189,12 @@ def test_only_the_most_varied_channels_are_shown(segmenter):
     assert list(stage.channels) == sorted(order[:MOST_CHANNELS])
 
 
+def test_a_large_channel_that_does_not_vary_is_not_shown(monkeypatch):
+    monkeypatch.setattr(evidence, "MOST_CHANNELS", 2)
+    x = np.stack([np.full((2, 2), 100.0), np.eye(2), [[-5, 5], [5, -5]], np.eye(2) / 2, np.full((2, 2), -100.0)])
+    assert evidence._strongest(x).channels == (1, 2)
+
+
 @pytest.mark.parametrize("kind", ["classifier", "segmenter"])
 def test_time_and_multiplications_are_shared_out_whole(kind, request):
     pipeline = request.getfixturevalue(kind)
@@ -188,6 +210,113 @@ def test_time_and_multiplications_are_shared_out_whole(kind, request):
         assert stage.transformer_seconds <= stage.seconds
 
 
+class Clock:
+    """A clock that stands still but where it is moved."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+    def at(self, seconds, then=lambda *_: None):
+        """A function that takes so long."""
+
+        def run(*arguments):
+            self.now += seconds
+            return then(*arguments)
+
+        return run
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("time.perf_counter", clock)
+    return clock
+
+
+STAGES = {"mobilevit.conv_stem": 1.0, "mobilevit.encoder.layer.2": 8.0, "classifier": 2.0}
+BLOCK = {"conv_kxk": 0.5, "conv_1x1": 0.25, "transformer": 4.0}  # the rest of the block takes 3.25
+
+
+def timed_network(clock, speeds):
+    """A network whose forward passes take so many times the seconds above, one after the other."""
+    speeds = iter(speeds)
+
+    def forward(scope, x):
+        speed = next(speeds)
+        for name, seconds in STAGES.items():
+            spent = 0.0
+            for part, inner in BLOCK.items() if "layer" in name else ():
+                clock.now += speed * inner
+                scope.tap(f"{name}.{part}", x)
+                spent += inner
+            clock.now += speed * (seconds - spent)
+            scope.tap(name, x)
+
+    return SimpleNamespace(forward=forward, scope=lambda tap: Scope({}, tap=tap))
+
+
+def test_the_times_are_those_of_the_fastest_run(clock):
+    """Of the transformer, from the convolution before it to its end."""
+    speeds = [1 / 64, 1 / 256, 1 / 128, 1 / 256, 1 / 64, 1]
+    moments = evidence._fastest(timed_network(clock, speeds), np.zeros(1))
+    found = evidence._times(moments, STAGES)
+    assert found == {
+        "mobilevit.conv_stem": (1 / 256, 0),
+        "mobilevit.encoder.layer.2": (8 / 256, 4 / 256),
+        "classifier": (2 / 256, 0),
+    }
+    assert clock.now == 100 + 11 * sum(speeds[:5])  # five runs
+
+
+def test_no_run_begins_after_a_second(clock):
+    evidence._fastest(timed_network(clock, [1 / 16, 1 / 16, 1]), np.zeros(1))
+    assert clock.now == 100 + 22 / 16
+
+
+def test_a_stopwatch_leaves_out_what_is_not_to_count(clock):
+    watch = Stopwatch()
+    clock.now += 2
+    look = watch.outside(clock.at(50, lambda a, b: a + b))
+    assert look(3, 4) == 7
+    assert watch.seconds() == 2
+    clock.now += 3
+    look(3, 4)
+    assert watch.seconds() == 5
+
+
+@pytest.mark.parametrize(("limit", "passes"), [(1e9, 1 + 5), (0, 1)])
+def test_a_pass_that_takes_long_is_not_repeated(classifier, monkeypatch, limit, passes):
+    """Its own times are given, without those of looking, which are made long here."""
+    looked = []
+
+    def slowed(holder, name):
+        function = getattr(holder, name)
+
+        def run(*given):
+            looked.append(name)
+            time.sleep(0.005)
+            return function(*given)
+
+        monkeypatch.setattr(holder, name, run)
+
+    slowed(evidence, "_strongest")
+    slowed(evidence.AttentionGatherer, "_reduced")
+    slowed(evidence.AttentionGatherer, "_heard")
+    monkeypatch.setattr(evidence, "TIMED_SECONDS", limit)
+    calls, forward = [], classifier.network.forward
+    monkeypatch.setattr(classifier.network, "forward", lambda *given: calls.append(1) or forward(*given))
+    begin = time.perf_counter()
+    inside = look_inside(classifier, pixels(1, 3, 64, 64, dtype=np.float32))
+    took = time.perf_counter() - begin
+    assert (len(calls), inside.timed_apart) == (passes, passes > 1)
+    assert {name: looked.count(name) for name in looked} == {"_strongest": 7, "_reduced": 9 * 4, "_heard": 9}
+    assert all(stage.seconds > 0 for stage in inside.stages)
+    assert sum(stage.seconds for stage in inside.stages) < took - 0.005 * len(looked)
+
+
 def test_looking_changes_nothing_and_repeats(classifier):
     x = pixels(1, 3, 64, 64, dtype=np.float32)
     one, other = look_inside(classifier, x), look_inside(classifier, x)
@@ -201,9 +330,22 @@ def test_looking_changes_nothing_and_repeats(classifier):
 # errors
 
 
+@pytest.mark.parametrize("kind", ["classifier", "segmenter"])
+def test_a_side_that_no_table_of_costs_takes_is_an_error_of_the_picture(kind, request, monkeypatch):
+    """Before the network runs."""
+    monkeypatch.setattr(evidence, "MAX_SIZE", 100)
+    pipeline = request.getfixturevalue(kind)
+    processor = dataclasses.replace(pipeline.processor, do_center_crop=False)
+    monkeypatch.setattr(evidence, "look_inside", None)
+    with pytest.raises(nm.ImageError) as caught:
+        gathered(Pipeline("made", pipeline.network, processor), CHELSEA)
+    assert caught.value.code == "network-too-large"
+    assert "72 x 108, and a side may have at most 100 pixels here" in str(caught.value)
+
+
 def test_a_model_without_a_head_is_refused(classifier):
     with pytest.raises(nm.ConfigError) as caught:
-        gather(Pipeline("made", make_model(None, precision="float32"), classifier.processor), CHELSEA)
+        gathered(Pipeline("made", make_model(None, precision="float32"), classifier.processor), CHELSEA)
     assert caught.value.code == "not-a-classifier"
 
 
@@ -213,5 +355,5 @@ def test_too_little_memory_is_an_error_of_the_picture(classifier, monkeypatch):
 
     monkeypatch.setattr("npmobilevit.explanation.evidence.look_inside", exhausted)
     with pytest.raises(nm.ImageError) as caught:
-        gather(classifier, CHELSEA)
+        gathered(classifier, CHELSEA)
     assert caught.value.code == "image-memory"

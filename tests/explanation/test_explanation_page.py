@@ -62,6 +62,11 @@ def classified():
     return nm.explain(IMAGES / "chelsea.png", "cifar10-xx-small")
 
 
+@pytest.fixture(scope="module")
+def segmented():
+    return nm.explain(IMAGES / "street.png", made_pipeline("segmentation", output_stride=8))
+
+
 # any page
 
 
@@ -213,9 +218,8 @@ def test_the_page_of_a_classifier(classified):
     assert not {"mask", "classes", "probabilities"} & {a.get("id") for _, a, _ in found.elements}
 
 
-def test_the_page_of_a_segmenter():
-    page = nm.explain(IMAGES / "street.png", made_pipeline("segmentation", output_stride=8))
-    found = ParsedPage(page.html)
+def test_the_page_of_a_segmenter(segmented):
+    page, found = segmented, ParsedPage(segmented.html)
     classes, maps = found.by_id("classes")[2], found.by_id("probabilities")[2]
     assert len(page.evidence.segmentation.classes) > 2
     for present in page.evidence.segmentation.classes:
@@ -224,7 +228,8 @@ def test_the_page_of_a_segmenter():
     assert not {"occlusion", "predictions"} & {a.get("id") for _, a, _ in found.elements}
 
 
-def test_the_page_says_what_was_joined_and_what_was_left_out():
+def test_the_page_says_what_was_joined_and_what_was_left_out(monkeypatch):
+    monkeypatch.setattr("npmobilevit.explanation.evidence.occlude", lambda *_: Occlusion(36, 72, np.zeros((8, 8))))
     big = nm.explain(IMAGES / "coffee.png", made_pipeline("classification", crop=288))
     text = ParsedPage(big.html).by_id("attention")[2]
     assert "groups of up to 2 × 2 patches of encoder layer 2 are shown together, as they attend to groups" in text
@@ -233,8 +238,91 @@ def test_the_page_says_what_was_joined_and_what_was_left_out():
     assert "Of 25 positions in a patch, 16 are shown." in ParsedPage(large_patches.html).by_id("attention")[2]
 
 
-def test_the_classes_with_the_smallest_shares_are_left_out():
-    evidence = nm.explain(IMAGES / "street.png", made_pipeline("segmentation", output_stride=8)).evidence
+def lead(page, share):
+    """The first sentence about a segmenter whose largest class has this share."""
+    (largest, *_) = page.evidence.segmentation.classes
+    segmentation = dataclasses.replace(page.evidence.segmentation, classes=(largest._replace(share=share),))
+    html = to_html(dataclasses.replace(page.evidence, segmentation=segmentation))
+    return re.findall(r'<p class="lead">(.*?)</p>', html, re.DOTALL)[0]
+
+
+@pytest.mark.parametrize("share", [0.48, 0.9])
+def test_the_lead_of_a_segmenter_names_the_largest_share(segmented, share):
+    """Which need not be most of the picture."""
+    name = segmented.evidence.segmentation.classes[0].name
+    expected = f"It names a class for every pixel; the largest share of the picture, {share:.1%}, is"
+    assert lead(segmented, share).startswith(f"{expected} <strong>{name}</strong>. ")
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"), [(0, "0.0%"), (0.0004, "&lt; 0.1%"), (0.0006, "0.1%"), (0.004, "0.4%"), (1, "100.0%")]
+)
+def test_a_share_that_is_there_does_not_vanish(segmented, share, shown):
+    assert f", {shown}, is" in lead(segmented, share)
+
+
+def styles(style):
+    return {name.strip(): value.strip() for name, _, value in (part.partition(":") for part in style.split(";"))}
+
+
+def test_the_map_of_covered_places_lies_on_the_picture(classified):
+    """Its last row and column reach beyond, as the picture of 60 x 100 pixels ends within them."""
+    evidence = dataclasses.replace(
+        classified.evidence, seen=np.zeros((60, 100, 3), np.uint8), occlusion=Occlusion(13, 26, np.zeros((5, 8)))
+    )
+    found = ParsedPage(to_html(evidence))
+    (style,) = [a["style"] for _, a, _ in found.all("img") if a["alt"].startswith("Red where covering")]
+    assert styles(style) == {"width": "104.000%", "height": "108.333%"}  # 8 x 13 of 100, 5 x 13 of 60
+
+
+def test_the_table_of_times_tells_transformers_from_the_rest(classified):
+    """A row for each part: its seconds and its multiply-accumulates over all, and a bar of two pieces."""
+    numbers = [(0.5, 0.125, 30), (1.5, 0.0, 10)]
+    stages = [
+        dataclasses.replace(stage, seconds=seconds, transformer_seconds=within, macs=macs)
+        for stage, (seconds, within, macs) in zip(classified.evidence.stages, numbers, strict=False)
+    ]
+    page = to_html(dataclasses.replace(classified.evidence, stages=stages))
+    section = re.search(r'<section id="time".*?</section>', page, re.DOTALL)[0]
+    assert "took 2000 ms" in section
+    found = ParsedPage(re.search(r"<tbody>.*</tbody>", section, re.DOTALL)[0])
+    bars = [styles(a["style"])["width"] for _, a, _ in found.all("i")]
+    assert bars == ["18.75%", "6.25%", "75.00%", "0.00%"]
+    texts = [re.sub("<.*?>", " ", row).split()[-3:] for row in re.findall(r"<tr>.*?</tr>", section, re.DOTALL)[1:]]
+    assert texts == [["500.0", "25.0%", "75.0%"], ["1500.0", "75.0%", "25.0%"]]
+    keys = re.search(r'<p class="keys soft">.*?</p>', section, re.DOTALL)[0]
+    assert keys.index('class="key"') < keys.index("convolutions and the rest") < keys.index('class="key second"')
+
+
+def test_the_page_says_whether_the_times_are_those_of_the_pass_that_was_looked_at(made):
+    def words(timed_apart):
+        page = to_html(dataclasses.replace(made.evidence, timed_apart=timed_apart))
+        return re.search(r'<section id="time".*?</section>', page, re.DOTALL)[0]
+
+    said = "As that takes long, it was done once: these are the times of the pass whose values are shown above, without"
+    assert said in words(timed_apart=False)
+    assert "done once" not in words(timed_apart=True)
+    assert words(timed_apart=True).count("(MACs). A part") == 1
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "ratio", "squeezed"),
+    [
+        (60, 360, "360 / 60", False),
+        (360, 60, "60 / 360", False),
+        (60, 420, "360 / 60", True),
+        (420, 60, "60 / 360", True),
+    ],
+)
+def test_a_very_long_picture_is_squeezed_and_the_page_says_so(classified, height, width, ratio, squeezed):
+    page = to_html(dataclasses.replace(classified.evidence, seen=np.zeros((height, width, 3), np.uint8)))
+    assert f"--ratio: {ratio};" in page
+    assert ("squeezed, on this page, to 6 times as long as wide" in page) == squeezed
+    assert f"{height} &#215; {width} pixels" in page
+
+
+def test_the_classes_with_the_smallest_shares_are_left_out(segmented):
+    evidence = segmented.evidence
     classes = evidence.segmentation.classes
     shown = to_html(dataclasses.replace(evidence, class_maps=evidence.class_maps[:2]))
     assert f"The {len(classes) - 2} classes with the smallest shares are left out." in shown
@@ -291,9 +379,9 @@ def seen_large(head, settings, size):
     ],
 )
 def test_the_page_of_a_large_network_has_less_than_three_megabytes(monkeypatch, head, settings, size, at_least):
-    """Times and falls are made up, for they take time and no bytes."""
+    """It is timed once, and falls are made up, for they take time and no bytes."""
     module, falls = "npmobilevit.explanation.evidence", np.linspace(-1, 1, 64).reshape(8, 8)
-    monkeypatch.setattr(f"{module}._times", lambda network, x, stages: dict.fromkeys(stages, (1.0, 0.0)))
+    monkeypatch.setattr(f"{module}.TIMED_SECONDS", 0)
     monkeypatch.setattr(f"{module}.occlude", lambda *_: Occlusion(32, 64, falls))
     page = seen_large(head, settings, size)
     print(f"{head}: {len(page.html):,} bytes")

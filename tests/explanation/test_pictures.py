@@ -89,6 +89,17 @@ def test_the_sheet_of_features_shows_each_map_on_its_own_scale():
     assert len(np.unique(three.reshape(-1, 3), axis=0)) == 1
 
 
+def test_maps_of_features_have_32_colours_and_64_values_along_a_side():
+    """From the least to the largest in even steps."""
+    maps = np.linspace(-3, 5, 64, dtype=np.float32).reshape(1, 1, 64)
+    picture = np.asarray(decoded(pictures.feature_sheet(maps)).convert("RGB"))
+    assert picture.shape == (1, 64, 3)
+    steps = np.rint(np.arange(64) * 31 / 63).astype(int)
+    expected = np.asarray(heatmap(steps[np.newaxis].astype(float), cell=1))
+    np.testing.assert_array_equal(picture, expected)
+    assert len(np.unique(picture[0], axis=0)) == 32
+
+
 def test_large_maps_are_shrunk_to_means():
     maps = np.zeros((1, 130, 70), np.float32)
     maps[0, :3, :3] = 9
