@@ -279,7 +279,9 @@ def _add_explain(command: argparse.ArgumentParser) -> None:
     _add_json(command)
     command.set_defaults(existing="refuse")
     command.add_argument("picture", metavar="PICTURE", help="the picture; see below")
-    command.add_argument("-o", "--output", required=True, type=_path, metavar="PAGE", help="the file to write, as .html or .htm")
+    command.add_argument(
+        "-o", "--output", required=True, type=_path, metavar="PAGE", help="the file to write, as .html or .htm"
+    )
     _add_reading(command)
     _add_force(command)
 
