@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from npmobilevit.cli import reports, targets
@@ -18,6 +19,7 @@ from npmobilevit.errors import ImageError
 
 if TYPE_CHECKING:
     from npmobilevit.explanation import Evidence
+    from npmobilevit.pipeline import Pipeline
 
 SUFFIXES = (".html", ".htm")
 LARGE_INPUT = 500_000  # pixels: a classifier, which is asked 65 times, takes some half a minute
@@ -33,11 +35,9 @@ def run_explain(options: argparse.Namespace) -> int:
     if not inputs.one_picture:
         raise usage("one-picture", f"a page is about one picture, found {options.picture!r}; name a file, or -")
     output = os.path.expanduser(options.output)
-    targets.check_file(output, "replace", targets.file_ids(inputs))
+    targets.check_file(output, options.existing, targets.file_ids(inputs))
     if os.path.splitext(output)[1].lower() not in SUFFIXES:
         raise usage("output-suffix", f"page {output!r} has to end in {', '.join(SUFFIXES)}")
-    if os.path.lexists(output) and options.existing != "replace":
-        raise usage("output-exists", f"{output!r} exists already; replace it with --force")
     (picture,) = inputs.pictures
     with load_model(options.model) as pipeline:
         try:
@@ -47,21 +47,24 @@ def run_explain(options: argparse.Namespace) -> int:
             page.save(output)
         except ImageError as error:
             raise Stop(EXIT_INPUT, error.code, in_options(str(error))) from error
+        height, width = page.evidence.seen.shape[:2]
+        facts = {"input": picture.name, "output": output, "bytes": len(page.html), "seen": [height, width]}
         if options.json:
-            height, width = page.evidence.seen.shape[:2]
-            facts = {"input": picture.name, "output": output, "bytes": len(page.html), "seen": [height, width]}
             reports.print_facts("explain", pipeline, facts | _answer(page.evidence))
-            return EXIT_GOOD
-        rows = [(share, name, "") for name, share in _shares(page.evidence)]
-        print(
-            f"model {printable(pipeline.name)} ({pipeline.config.num_labels} labels)", printable(picture.name), sep="\n"
-        )
-        print(
-            *bars(rows, terminal_columns(sys.stdout)),
-            f"  page: {printable(output)} ({len(page.html):,} bytes)",
-            sep="\n",
-        )
+        else:
+            print(*_lines(pipeline, page.evidence, facts), sep="\n")
     return EXIT_GOOD
+
+
+def _lines(pipeline: Pipeline, evidence: Evidence, facts: Mapping[str, Any]) -> list[str]:
+    """What is said of the page."""
+    rows = [(share, name, "") for name, share in _shares(evidence)]
+    return [
+        f"model {printable(pipeline.name)} ({pipeline.config.num_labels} labels)",
+        printable(facts["input"]),
+        *bars(rows, terminal_columns(sys.stdout)),
+        f"  page: {printable(facts['output'])} ({facts['bytes']:,} bytes)",
+    ]
 
 
 def _note_size(size: tuple[int, int]) -> None:

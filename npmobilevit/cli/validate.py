@@ -69,17 +69,14 @@ def _check_output(options: argparse.Namespace, output: str) -> None:
         raise usage("usage", "--layout and --dtype are for --export; a bundle holds values as they are computed")
     if options.export and (options.with_bounds or options.max_bytes_per_tap):
         raise usage("usage", "--with-bounds and --max-bytes-per-tap are for bundles; leave out --export")
-    replaces = options.existing == "replace"
     if options.export:
         if os.path.lexists(output) and not os.path.isdir(output):
             raise usage("output-not-folder", f"{output!r} has to be a folder, for there is a file for each tap")
-        if os.path.isdir(output) and os.listdir(output) and not replaces:
+        if os.path.isdir(output) and os.listdir(output) and options.existing != "replace":
             raise usage("output-exists", f"{output!r} is not empty; write into it all the same with --force")
         return
     read = targets.file_ids(Inputs([Input(options.input, options.input, "")], [], 0, True))
-    targets.check_file(output, "replace", read)
-    if os.path.lexists(output) and not replaces:
-        raise usage("output-exists", f"{output!r} exists already; replace it with --force")
+    targets.check_file(output, options.existing, read)
 
 
 def _pixel_values(pipeline: Pipeline, source: str) -> NDArray[Any]:
@@ -119,9 +116,7 @@ def run_check(options: argparse.Namespace) -> int:
     read = targets.file_ids(Inputs([Input(name, name, "") for name in given], [], 0, True))
     for output in outputs:
         require_form(output)
-        targets.check_file(output, "replace", read)
-        if os.path.lexists(output) and options.existing != "replace":
-            raise usage("output-exists", f"{output!r} exists already; replace it with --force")
+        targets.check_file(output, options.existing, read)
     pipeline = load_model(options.model)
     try:
         report = check(
