@@ -193,7 +193,7 @@ def test_all_of_it_is_small() -> None:
         paths = [path for folder in folders for path in (REFERENCE / folder).rglob("*")]
         return sum(path.stat().st_size for path in paths if path.is_file())
 
-    golden, guide = size("golden", "names", "images"), size("guide")
+    golden, guide = size("golden", "names", "images", "figures"), size("guide")
     assert golden < 12_000_000
     assert guide < 800_000
     assert size(".") - golden - guide < 1_500_000

@@ -19,7 +19,7 @@ from PIL import Image
 
 import npmobilevit as nm
 
-IMAGES = Path(__file__).parents[1] / "reference" / "images"
+REFERENCE = Path(__file__).parents[1] / "reference"
 WIDTH = 920  # pixels, about that of a README
 MARGIN = 16
 LARGEST = 150_000  # bytes
@@ -71,12 +71,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, Browser() as browser:
         for name, shot in SHOTS.items():
             page = Path(folder) / "page.html"
-            nm.explain(IMAGES / shot.picture, shot.model).save(page)
+            nm.explain(REFERENCE / "images" / shot.picture, shot.model).save(page)
             png = packed(screenshot(browser, page, shot))
             if len(png) > LARGEST:
                 print(f"{name} would have {len(png):,} bytes; at most {LARGEST:,}", file=sys.stderr)
                 return 1
-            (IMAGES / name).write_bytes(png)
+            (REFERENCE / "figures" / name).write_bytes(png)
             print(f"{name}: {len(png):,} bytes")
     return 0
 

@@ -50,9 +50,10 @@ EXPLAIN = f"""\
 PICTURE is a file, or - for a picture on stdin.
 
 The page is one file that loads nothing: open it in a browser. It shows the
-picture as the network sees it, the answer, what each patch attends to, what
-covering a part of the picture does to the answer, feature maps, and where the
-time went; of a segmentation model the mask and a map for each class.
+picture as the network sees it, the answer, what each patch attends to, feature
+maps, and where the time went; of a classifier what covering a part of the
+picture does to the answer; of a segmentation model the mask and a map for each
+class.
 
 {CODES}
 examples:
@@ -61,6 +62,9 @@ examples:
 """
 
 INFO = """\
+sha256 is that of the file of weights, weights_sha256 that of the weights in it,
+as check and record tell it.
+
 Costs are those of a picture of the model's size, or of --size. macs are
 multiply-accumulates; field is the receptive field in pixels of the picture; bytes
 are those of the precision that the network runs in, and not of the file. What

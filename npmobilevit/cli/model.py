@@ -92,6 +92,7 @@ def run_info(options: argparse.Namespace) -> int:
 
 def _facts(pipeline: Pipeline, table: CostTable) -> dict[str, Any]:
     from npmobilevit.checkpoints import read_checkpoint
+    from npmobilevit.validation.bundles import weights_sha256
 
     config, processor, contents = pipeline.config, pipeline.processor, read_checkpoint(pipeline.name)
     total = table.total()
@@ -105,6 +106,7 @@ def _facts(pipeline: Pipeline, table: CostTable) -> dict[str, Any]:
         "neck_hidden_sizes": list(config.neck_hidden_sizes),
         "dtype": ", ".join(contents.dtypes),
         "sha256": file_sha256(contents.weights_path),
+        "weights_sha256": weights_sha256(pipeline.network),
         "parameters": total.parameters,
         "buffers": total.buffers,
         "input_shape": list(table.input_shape),

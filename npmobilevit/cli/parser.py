@@ -105,8 +105,8 @@ def _add_size(command: argparse.ArgumentParser) -> None:
 
 def _add_info(command: argparse.ArgumentParser) -> None:
     _add_size(command)
+    command.add_argument("--layers", action="store_true", help="print a line for each layer, and not for each block")
     forms = command.add_mutually_exclusive_group()
-    forms.add_argument("--layers", action="store_true", help="print a line for each layer, and not for each block")
     _add_json(forms)
     forms.add_argument("--csv", action="store_true", help="print the layers alone, as comma-separated values")
     command.add_argument(

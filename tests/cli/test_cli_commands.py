@@ -10,7 +10,7 @@ from commandline import CHELSEA, SHIPPED, run, run_json
 from PIL import Image
 
 import npmobilevit as nm
-from npmobilevit import cli
+from npmobilevit import cli, validation
 from npmobilevit.cli import parser, targets
 from npmobilevit.cost import cost_table
 from npmobilevit.visual import drawing
@@ -31,7 +31,6 @@ WRONG = [
     ["frobnicate"],
     ["predict", "x.png", "--save-plot", ""],
     ["taps", "--size", "0", "5"],
-    ["info", "--csv", "--layers"],
     ["info", "--csv", "--frobnicate"],
     ["info", "--plot", ""],
 ]
@@ -232,13 +231,21 @@ def test_info_for_programs(capsys):
 
 def test_info_as_comma_separated_values(capsys):
     code, out, _ = run(capsys, "info", *SHIPPED, "--csv")
-    assert code == 0
+    assert (code, out) == run(capsys, "info", *SHIPPED, "--csv", "--layers")[:2] == (0, out)
     assert out.count("\r\n") == out.count("\n")
     rows = list(csv.DictReader(io.StringIO(out, newline="")))
     layers = run_json(capsys, "info", *SHIPPED)[1]["layers"]
     for row, layer in zip(rows, layers, strict=True):
         sizes = {key: "x".join(map(str, layer[key])) for key in ("shape", "receptive_field")}
         assert row == {key: str(value) for key, value in {**layer, **sizes}.items()}
+
+
+def test_the_hash_of_the_weights_is_that_of_check_and_record(capsys):
+    _, document = run_json(capsys, "info", *SHIPPED)
+    pipeline = nm.load("cifar10-xx-small", precision="float64")
+    bundle = validation.record(pipeline, pipeline.pixel_values(CHELSEA), taps=["logits"])
+    assert document["weights_sha256"] == bundle.facts["weights_sha256"]
+    assert document["sha256"] == bundle.facts["checkpoint_sha256"] != document["weights_sha256"]
 
 
 def test_info_of_a_segmenter_in_its_own_size(capsys, segmenter_folder):
