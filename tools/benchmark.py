@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ROOT / "reference" / "measured" / "benchmark.json"
 PAGE = ROOT / "reference" / "performance.md"
 README = ROOT / "README.md"
-PICTURE = ROOT / "reference" / "images" / "performance.svg"
+PICTURE = ROOT / "reference" / "figures" / "performance.svg"
 MARKS = Marks("<!-- the tables of tools/benchmark.py -->", "<!-- end of the tables -->")  # of both pages
 
 PACKAGES = ("torch", "transformers", "onnx", "onnxruntime", "numpy", "pillow", "safetensors", "huggingface_hub")

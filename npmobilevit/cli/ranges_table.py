@@ -74,16 +74,21 @@ def run_ranges(options: argparse.Namespace) -> int:
     if options.output is not None:
         targets.check_file(options.output, options.existing, targets.file_ids(inputs))
     pipeline = _seeing(load_model(options.model))
-    chosen = "all" if options.taps is None else options.taps
-    names = tap_names(pipeline.network, chosen if chosen in ("all", "blocks", "stages") else chosen.split(","))
+    chosen = ["all"] if options.taps is None else _names(options.taps)
+    names = tap_names(pipeline.network, chosen[0] if len(chosen) == 1 else chosen)
     vectors = _vectors(pipeline, names, options) if options.export is not None else None
     out = None if options.output is None else io.StringIO()
     report = Report(pipeline, names, vectors, options, out)
     jobs = targets.plan(inputs, {})
     code = run_batch(_batch(pipeline, report, jobs, reading), report, progress_of(len(jobs), report))
-    if out is not None:
+    if out is not None and out.getvalue():
         targets.write_report(options.output, out.getvalue())
     return report.export_stop.exit_code if report.export_stop is not None else code
+
+
+def _names(text: str) -> list[str]:
+    """The names of a list with commas; spaces beside these are of no meaning."""
+    return [name.strip() for name in text.split(",")]
 
 
 def _seeing(pipeline: Pipeline) -> Pipeline:
@@ -128,7 +133,7 @@ def _vectors(pipeline: Pipeline, names: Sequence[str], options: argparse.Namespa
 
     width = options.width or 8
     arithmetic = Arithmetic(width, options.accumulator or {8: 32, 16: 64}[width], options.rounding or "half-even")
-    layers = traced(pipeline.network, options.layers.split(","))
+    layers = traced(pipeline.network, _names(options.layers))
     extra = () if options.taps is None else names
     force = options.existing == "replace"
     return Export(options.export, layers, extra, arithmetic, options.layout or "NCHW", force)
@@ -157,7 +162,10 @@ def _batch(pipeline: Pipeline, report: Report, jobs: Sequence[Job], reading: Pic
 
 
 class Report(reports.Document):
-    """The table, when all pictures have been seen, or as many as there were; and the test vectors."""
+    """The table, when all pictures have been seen, or as many as there were; and the test vectors.
+
+    Without a picture there is no table: that of the parameters alone would look like a success.
+    """
 
     def __init__(
         self,
@@ -186,30 +194,35 @@ class Report(reports.Document):
         return list(dict.fromkeys([*self.names, "pixel_values", *of_layers]))
 
     def end(self, stop: Stop | None) -> None:
-        if stop is None and self.vectors is not None:
-            stop = self.export_stop = self._export(self.vectors)
-        {"json": self._print_json, "csv": self._print_csv, "text": self._print_text}[self.form](stop)
+        exported = self._export(self.vectors) if stop is None and self.vectors is not None else None
+        if isinstance(exported, Stop):
+            stop = self.export_stop = exported
+        if self.form == "json":
+            self._print_json(stop)
+        elif self.tally.pictures:
+            {"csv": self._print_csv, "text": self._print_text}[self.form]()
+        if exported is not None:  # below the table, which is long
+            say("error" if isinstance(exported, Stop) else "note", exported)
 
-    def _export(self, vectors: Export) -> Stop | None:
-        """Write the test vectors; why not, if that fails."""
+    def _export(self, vectors: Export) -> Stop | str:
+        """Write the test vectors; say what was written, or why nothing."""
         if self.tally.first is None:
-            say("note", "no test vectors, for no picture could be used")
-            return None
+            return "no test vectors, for no picture could be used"
         try:
             count = _write_vectors(self.pipeline, vectors, self.tally.first, self.tally.ranges)
         except STOPPING as error:
             stop = as_stop(error)
             if stop.code == "bundle-unwritable":
                 stop = Stop(EXIT_INPUT, stop.code, str(stop))
-            say("error", stop)
             return stop
-        say("note", f"wrote {count} files below {vectors.folder}")
-        return None
+        return f"wrote {count} files below {vectors.folder}"
 
     def _rows(self) -> list[dict[str, Any]]:
         """What is known of each tap, and of each parameter of the modules that the taps are of."""
         from npmobilevit.fixed_point import Range
 
+        if not self.tally.pictures:
+            return []
         found = self.tally.ranges
         rows = [self._row(name, "tap", found[name]) for name in self.names if name in found]
         of = set(self.names)
@@ -242,7 +255,7 @@ class Report(reports.Document):
             document["error"] = reports.describe_error(stop)
         reports.print_document(document, self.out)
 
-    def _print_csv(self, stop: Stop | None) -> None:
+    def _print_csv(self) -> None:
         keys = [(key, f"int{width}") for key in ("all", "clipped") for width in WIDTHS]
         plain = ("name", "kind", "values", "min", "lower", "upper", "max")
         columns = [f"{key}_{width}_{part}" for key, width in keys for part in ("m", "n")]
@@ -255,7 +268,7 @@ class Report(reports.Document):
             writer.writerow([*(row[key] for key in plain), *parts])
         print(text.getvalue(), end="", file=self.out, flush=True)
 
-    def _print_text(self, stop: Stop | None) -> None:
+    def _print_text(self) -> None:
         rows = self._rows()
         lower, upper = f"{self.lower_percentile}%", f"{self.percentile}%"
         heads = ["min", lower, upper, "max", "int8", "int16", "int8 clipped", "int16 clipped"]

@@ -41,6 +41,8 @@ from npmobilevit.validation.exports import Layout, export, require_empty
 FORMAT = "npmobilevit-fixed-point/1"
 LAYERS = "layers.json"
 RECORDED = "recorded"
+CONVOLUTION = ".convolution"  # ends the name of the convolution in a convolution layer
+NEAR = 0.9  # similarity of a name that may have been meant: all names of a block have much in common
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +111,7 @@ Made: TypeAlias = Sequence[tuple[Layer, Vectors]]
 def layer_names(network: PreTrainedModel) -> list[str]:
     """The layers of a network that can be had in fixed point, in the order of its parameters."""
     weights = [name.removesuffix(".weight") for name, x in network.parameters().items() if x.ndim > 1]
-    return [name.removesuffix(".convolution") for name in weights]
+    return [name.removesuffix(CONVOLUTION) for name in weights]
 
 
 def traced(network: PreTrainedModel, names: str | Collection[str]) -> list[Layer]:
@@ -119,7 +121,8 @@ def traced(network: PreTrainedModel, names: str | Collection[str]) -> list[Layer
     ----------
     network : PreTrainedModel
     names : str or collection of str
-        See :func:`layer_names`.
+        See :func:`layer_names`. "X.convolution" means the layer X that the convolution is in: taps and modules have
+        this name.
 
     Returns
     -------
@@ -131,14 +134,22 @@ def traced(network: PreTrainedModel, names: str | Collection[str]) -> list[Layer
     ConfigError
         If there is no layer of a name, or its input is neither a tap nor made of taps.
     """
-    wanted = {names} if isinstance(names, str) else set(names)
+    weights = network.parameters()
+    wanted = {
+        name: name.removesuffix(CONVOLUTION) if f"{name}.weight" in weights else name
+        for name in ([names] if isinstance(names, str) else names)
+    }
     known = layer_names(network)
-    unknown = sorted(wanted - set(known))
+    unknown = sorted(name for name, layer in wanted.items() if layer not in known)
     if unknown or not wanted:
-        near = difflib.get_close_matches(unknown[0], known, n=3) if unknown else []
-        advice = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {shown(known)}"
-        raise ConfigError(f"the network has no convolution or linear layer {shown(unknown)}; {advice}", "layer-unknown")
-    trace, blank = _Trace(network.scope(), wanted), blank_picture(network)
+        near = difflib.get_close_matches(unknown[0].removesuffix(CONVOLUTION), known, cutoff=NEAR) if unknown else []
+        advice = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        raise ConfigError(
+            f"the network has no convolution or linear layer {shown(unknown)}; {advice}"
+            "`npmobilevit info --layers` lists them",
+            "layer-unknown",
+        )
+    trace, blank = _Trace(network.scope(), set(wanted.values())), blank_picture(network)
     trace.listen(PIXELS, blank)
     with np.errstate(over="ignore", invalid="ignore"):  # of no consequence: the values are not looked at
         network.forward(trace.listening(), blank)
@@ -198,7 +209,7 @@ class _Trace:
     def _note(self, operation: str, x: Array, weight: Array, geometry: Mapping[str, Any]) -> None:
         """Take note of a layer, if it is wanted."""
         owner = self._owners[id(weight)]
-        name = owner.removesuffix(".convolution")
+        name = owner.removesuffix(CONVOLUTION)
         if name not in self._names:
             return
         if id(x) not in self._taps:

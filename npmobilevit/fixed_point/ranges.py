@@ -168,7 +168,10 @@ def tap_names(network: PreTrainedModel, taps: str | Collection[str]) -> list[str
     with np.errstate(over="ignore", invalid="ignore"):  # of no consequence: the values are not looked at
         if isinstance(taps, str) and taps in ("all", *SELECTIONS):
             return selected(network.taps(blank), taps)
-        return list(network.taps(blank, [taps] if isinstance(taps, str) else list(taps)))
+        try:
+            return list(network.taps(blank, [taps] if isinstance(taps, str) else list(taps)))
+        except ConfigError as error:
+            raise ConfigError(f"{error} (all, blocks or stages, alone, choose many at once)", error.code) from error
 
 
 def blank_picture(network: PreTrainedModel) -> Array:

@@ -1,5 +1,6 @@
 """ranges: which values the taps take, in three forms; test vectors; failures and interruptions on the way."""
 
+import contextlib
 import csv
 import dataclasses
 import errno
@@ -14,6 +15,7 @@ import pytest
 from commandline import codes, files_below, names, run, run_json, write_picture
 
 import npmobilevit as nm
+from npmobilevit import cli
 from npmobilevit.cli import targets
 from npmobilevit.fixed_point import QFormat
 from npmobilevit.validation import check, read_candidate
@@ -88,6 +90,16 @@ def test_taps_are_chosen(capsys, pictures, model, taps, count):
     assert len(found) == count if taps != "all" else len(found) == len(all_values(model, ["a.png"]))
 
 
+def test_spaces_in_lists_are_of_no_meaning(capsys, pictures, model):
+    for taps in ("logits,pixel_values", "stages"):
+        expected = run(capsys, "ranges", "a.png", *model, "--taps", taps)
+        assert expected[0] == 0
+        assert run(capsys, "ranges", "a.png", *model, "--taps", f" {taps.replace(',', ' , ')} ") == expected
+    layers = f"{STEM} , mobilevit.encoder.layer.2.fusion.convolution"
+    assert run(capsys, "ranges", "a.png", *model, "--export", "v", "--layers", layers)[0] == 0
+    assert sorted(json.loads(Path("v/layers.json").read_text())["layers"]) == [STEM, "mobilevit.encoder.layer.2.fusion"]
+
+
 # Failures and interruptions
 
 
@@ -107,13 +119,40 @@ def test_one_bad_picture_does_not_stop_the_others(capsys, pictures, model):
     assert out.startswith("name,kind,values,")
 
 
-def test_without_any_picture_only_parameters_are_known(capsys, pictures, model):
+@pytest.mark.parametrize("form", [[], ["--csv"]])
+def test_without_any_picture_there_is_no_table_and_no_file(capsys, pictures, model, form):
+    Path("text.png").write_text("no picture")
+    Path("old.txt").write_text("old")
+    before = files_below(".")
+    for inputs in (["missing"], ["text.png", "missing"]):
+        for output in ([], ["-o", "r.csv"], ["-o", "old.txt", "--force"]):
+            code, out, err = run(capsys, "ranges", *inputs, *model, *form, *output)
+            assert (code, out) == (1, "")
+            assert [line.split(":")[0] for line in err.splitlines()] == ["error"] * len(inputs)
+            assert "missing" in err.splitlines()[-1]
+    code, out, err = run(capsys, "ranges", "missing", *model, *form, "--export", "v", "--layers", STEM)
+    assert (code, out, err.splitlines()[1:]) == (1, "", ["note: no test vectors, for no picture could be used"])
+    assert files_below(".") == before
+    assert Path("old.txt").read_text() == "old"
+
+
+def test_without_any_picture_the_document_has_the_errors(capsys, pictures, model):
     code, document = run_json(capsys, "ranges", "missing.png", *model, "--export", "v", "--layers", STEM)
-    assert (code, document["pictures"]) == (1, 0)
-    assert {row["kind"] for row in document["ranges"]} == {"parameter"}
+    assert (code, document["pictures"], document["ranges"]) == (1, 0, [])
+    assert list(document) == ["schema", "version", "model", "results", "pictures", "percentiles", "ranges"]
+    assert [found is None for found in codes(document["results"])] == [False]
     assert files_below(".") == pictures
-    code, out, _ = run(capsys, "ranges", "missing.png", *model, "--taps", "logits")
-    assert (code, len(out.splitlines())) == (1, 3)
+    assert run(capsys, "ranges", "missing.png", *model, "--json", "-o", "r.json")[:2] == (1, "")
+    assert json.loads(Path("r.json").read_text()) == document
+
+
+@pytest.mark.parametrize("form", ["--json", None])
+def test_an_interruption_before_the_first_picture_leaves_no_table(capsys, pictures, model, monkeypatch, form):
+    interrupt_at(monkeypatch, 1)
+    code, out, err = run(capsys, "ranges", *pictures, *model, *([form] if form else ["-o", "r.txt"]))
+    assert (code, err) == (130, "error: interrupted after 0 of 3 pictures\n")
+    assert (json.loads(out)["ranges"] == []) if form else (out == "")
+    assert files_below(".") == pictures
 
 
 def interrupt_at(monkeypatch, number, raised=KeyboardInterrupt):
@@ -176,6 +215,7 @@ def test_output_takes_what_would_go_to_stdout(capsys, pictures, model):
     ("arguments", "code", "name", "said"),
     [
         (["--taps", "lgits"], 2, "tap-unknown", "'logits'"),
+        (["--taps", "blcks"], 2, "tap-unknown", "all, blocks or stages"),
         (["--taps", ""], 2, "tap-unknown", "''"),
         (["--percentile", "40"], 2, "usage", "50 to 100"),
         (["--percentile", "nan"], 2, "usage", "50 to 100"),
@@ -184,6 +224,7 @@ def test_output_takes_what_would_go_to_stdout(capsys, pictures, model):
         (["--width", "16"], 2, "usage", "--export"),
         (["--export", "v"], 2, "usage", "--layers"),
         (["--export", "v", "--layers", "mobilevit.conv_stm"], 2, "layer-unknown", f"'{STEM}'"),
+        (["--export", "v", "--layers", "stem"], 2, "layer-unknown", "`npmobilevit info --layers` lists them"),
         (["--export", "v", "--layers", "classifier"], 2, "layer-input", "classifier"),
         (["--export", "v", "--layers", STEM, "--width", "12"], 2, "usage", "16"),
         (["--export", "a.png", "--layers", STEM], 2, "output-not-folder", "a.png"),
@@ -338,6 +379,20 @@ def test_vectors_that_cannot_be_are_told_beside_the_table(capsys, pictures, mode
     assert STEM in document["error"]["message"]
     assert document["ranges"]
     assert files_below(".") == pictures
+
+
+@pytest.mark.parametrize("form", [[], ["--csv"]])
+def test_what_became_of_the_vectors_is_said_below_the_table(pictures, model, form):
+    """On one screen, as stdout and stderr mix there."""
+    for width, last in (("16", "error: .*accumulator"), ("8", "note: wrote 7 files below v$")):
+        options = ["--export", "v", "--layers", STEM, "--width", width, "--accumulator", "32"]
+        screen = io.StringIO()
+        with contextlib.redirect_stdout(screen), contextlib.redirect_stderr(screen):
+            cli.main(["ranges", "a.png", *model, *form, *options])
+        lines = screen.getvalue().splitlines()
+        assert len(lines) > 100
+        assert re.match(last, lines[-1])
+        assert not any(re.match("error|note", line) for line in lines[:-1])
 
 
 def test_a_disk_that_fills_is_told_beside_the_table(capsys, pictures, model, monkeypatch):

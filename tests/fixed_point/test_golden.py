@@ -1,6 +1,7 @@
 """Test vectors of layers: what they hold, that others can read them, and that they reproduce the layers."""
 
 import json
+import re
 from fractions import Fraction
 
 import networks
@@ -249,9 +250,38 @@ def test_what_there_is_no_vector_of_is_refused(tmp_path):
     assert not (tmp_path / "v").exists()
 
 
+def test_only_names_that_are_near_are_offered():
+    network, _ = made()
+    for name, offered in (
+        ("mobilevit.conv_stm.convolution", ["mobilevit.conv_stem"]),
+        ("mobilevit.conv", []),
+        ("mobilevit.encoder.layer.2", []),
+        ("mobilevit.conv_stem.normalization", []),
+        ("classifier.convolution", ["classifier"]),
+        ("stem", []),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            traced(network, name)
+        said = str(caught.value)
+        assert said.endswith("`npmobilevit info --layers` lists them")
+        assert re.findall("'([^']+)'", said) == [name, *offered]
+        assert ("did you mean" in said) == bool(offered)
+
+
 def test_one_layer_may_be_named_alone():
     network, _ = made()
     assert traced(network, SOME[0]) == traced(network, [SOME[0]])
+
+
+def test_the_name_of_the_convolution_in_a_layer_means_the_layer():
+    network, _ = made()
+    convolutions = [
+        name.removesuffix(".weight") for name in network.parameters() if name.endswith("convolution.weight")
+    ]
+    assert len(convolutions) > 20
+    layers = [name.removesuffix(".convolution") for name in convolutions]
+    assert traced(network, convolutions) == traced(network, layers)
+    assert traced(network, [f"{SOME[0]}.convolution", SOME[0]]) == traced(network, SOME[0])
 
 
 def test_what_is_lacking_is_named(tmp_path):
