@@ -37,7 +37,7 @@ def run_explain(options: argparse.Namespace) -> int:
     output = os.path.expanduser(options.output)
     targets.check_file(output, options.existing, targets.file_ids(inputs))
     if os.path.splitext(output)[1].lower() not in SUFFIXES:
-        raise usage("output-suffix", f"page {output!r} has to end in {', '.join(SUFFIXES)}")
+        raise usage("output-suffix", f"page {output!r} has to end in {' or '.join(SUFFIXES)}")
     (picture,) = inputs.pictures
     with load_model(options.model) as pipeline:
         try:

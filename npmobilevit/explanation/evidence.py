@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeVar, Unpack
@@ -104,6 +105,8 @@ class Evidence:
     num_labels : int
     precision : str
         Of the network.
+    picture_name : str or None
+        Name of the picture's file, without folders; None of a picture that was not read from a path.
     picture_size : (int, int)
         Height and width of the picture, upright, before the preparation.
     geometry : Geometry
@@ -124,11 +127,14 @@ class Evidence:
     timed_apart : bool
         Whether the seconds of the stages are those of a forward pass that nothing else was done in; else, of the pass
         whose values were looked at, without the time of looking.
+    timed_passes : int
+        How many forward passes were timed: the seconds are those of the fastest.
     """
 
     model: str
     num_labels: int
     precision: str
+    picture_name: str | None
     picture_size: tuple[int, int]
     geometry: Geometry
     seen: NDArray[np.uint8]
@@ -139,6 +145,7 @@ class Evidence:
     attention: Sequence[BlockAttention]
     stages: Sequence[Stage]
     timed_apart: bool
+    timed_passes: int
 
     def __repr__(self) -> str:
         height, width = self.seen.shape[:2]
@@ -152,6 +159,8 @@ class View(NamedTuple):
     ----------
     pipeline : Pipeline
         A segmenter without its crop.
+    name : str or None
+        Of the picture's file, without folders.
     rgb : (H, W, 3) uint8 array
     geometry : Geometry
         What becomes of its size.
@@ -161,6 +170,7 @@ class View(NamedTuple):
     """
 
     pipeline: Pipeline
+    name: str | None
     rgb: NDArray[np.uint8]
     geometry: Geometry
     pixel_values: Array
@@ -188,9 +198,14 @@ def view(pipeline: Pipeline, image: ImageSource, **options: Unpack[PictureOption
                 "Crop it.",
                 "network-too-large",
             )
-        return View(pipeline, rgb, geometry, pixel_values, limits)
+        return View(pipeline, file_name(image), rgb, geometry, pixel_values, limits)
 
     return within_memory(prepared)(image)
+
+
+def file_name(image: ImageSource) -> str | None:
+    """Name of the file that a picture is read from, without folders; None if it is not named by a path."""
+    return os.path.basename(os.fsdecode(image)) if isinstance(image, (str, os.PathLike)) else None
 
 
 def gather(seen: View) -> Evidence:
@@ -199,7 +214,7 @@ def gather(seen: View) -> Evidence:
 
 
 def _gather(seen: View) -> Evidence:
-    pipeline, rgb, geometry, pixel_values, limits = seen
+    pipeline, name, rgb, geometry, pixel_values, limits = seen
     segments = isinstance(pipeline.network, MobileViTForSemanticSegmentation)
     segmentation = pipeline.segment(rgb, **limits) if segments else None
     predictions = None if segments else pipeline.predict(rgb, top_k=TOP_CLASSES, **limits)
@@ -208,6 +223,7 @@ def _gather(seen: View) -> Evidence:
         model=pipeline.name,
         num_labels=pipeline.config.num_labels,
         precision=pipeline.network.precision,
+        picture_name=name,
         picture_size=(rgb.shape[0], rgb.shape[1]),
         geometry=geometry,
         seen=seen_by_network(pixel_values, pipeline.processor),
@@ -218,6 +234,7 @@ def _gather(seen: View) -> Evidence:
         attention=inside.attention,
         stages=inside.stages,
         timed_apart=inside.timed_apart,
+        timed_passes=inside.timed_passes,
     )
 
 
@@ -287,6 +304,7 @@ class Inside(NamedTuple):
     attention: tuple[BlockAttention, ...]
     stages: tuple[Stage, ...]
     timed_apart: bool
+    timed_passes: int
 
 
 class Stopwatch:
@@ -339,11 +357,12 @@ def look_inside(pipeline: Pipeline, pixel_values: Array) -> Inside:
     scope = dataclasses.replace(scope, reduce=watch.outside(scope.reduce), heard=watch.outside(scope.heard))
     logits, _ = network.forward(scope, x)
     timed_apart = watch.seconds() < TIMED_SECONDS
+    passes = 1
     if timed_apart:
-        moments = _fastest(network, x)
+        moments, passes = _fastest(network, x)
     times, macs = _times(moments, titles), _macs(pipeline, x, titles)
     stages = (Stage(name, title, *maps[name], *times[name], *macs[name]) for name, title in titles.items())
-    return Inside(logits[0], gatherer.blocks(), tuple(stages), timed_apart)
+    return Inside(logits[0], gatherer.blocks(), tuple(stages), timed_apart, passes)
 
 
 def stage_titles(*, segments: bool) -> dict[str, str]:
@@ -403,12 +422,12 @@ def _times(moments: Mapping[str, float], stages: Iterable[str]) -> dict[str, tup
     return found
 
 
-def _fastest(network: PreTrainedModel, x: Array) -> dict[str, float]:
-    """When each tap is there in the fastest of a few runs, in seconds from its begin."""
+def _fastest(network: PreTrainedModel, x: Array) -> tuple[dict[str, float], int]:
+    """When each tap is there in the fastest of a few runs, in seconds from its begin, and how many runs there were."""
     runs = [_moments(network, x)]
     while len(runs) < MOST_TIMED_RUNS and sum(map(_end, runs)) < TIMED_SECONDS:
         runs.append(_moments(network, x))
-    return min(runs, key=_end)
+    return min(runs, key=_end), len(runs)
 
 
 def _end(moments: Mapping[str, float]) -> float:

@@ -1,20 +1,21 @@
 "use strict";
 // Attention by pointer, touch and keyboard. What a test may rely on:
-//   #block, #layer, #head          selects; the last head is "mean"
+//   #block, #layer, #head          selects; the first head is "mean"
 //   input[name=position]           radios, value 0..: the pixel position in a patch whose map lies over #map
 //   canvas.position[data-position] the map of each position
 //   #map                           focusable: hover, tap, arrow keys, Home and End choose the patch that attends. Its data-row and
 //                                  data-column, from 0, of data-rows and data-columns; data-most-row, data-most-column and
 //                                  data-most-percent: what it attends to most
 //   #map-heat, #map-patch          canvas over the picture, and the frame of the chosen patch
+//   #most                          the end of the colours' scale: the largest attention, to one patch
 //   #attended                      output: the same in words
 //   #attention-live, #attention-static   what is shown with and without this script
 (() => {
   const byId = (id) => document.getElementById(id);
   const data = JSON.parse(byId("attention-data").textContent);
   if (!data.blocks.length) return;
-  const [block, layer, head, map, heat, frame, attended] =
-    ["block", "layer", "head", "map", "map-heat", "map-patch", "attended"].map(byId);
+  const [block, layer, head, map, heat, frame, end, attended] =
+    ["block", "layer", "head", "map", "map-heat", "map-patch", "most", "attended"].map(byId);
   const radios = Array.from(document.querySelectorAll("input[name=position]"));
   const canvases = Array.from(document.querySelectorAll("canvas.position"));
   const at = { row: 0.5, column: 0.5 }; // of the chosen patch, from 0 to 1, so that it stays where it is when the grid changes
@@ -115,6 +116,8 @@
     canvases.forEach((canvas) => paint(canvas, b, attention(b, Number(canvas.dataset.position))));
     const values = attention(b, position());
     paint(heat, b, values);
+    const most = Number((100 * Math.max(...values)).toPrecision(2));
+    end.textContent = `${head.value === "mean" ? "about " : ""}${most}% attention to one patch`;
     const { row, column } = query(b);
     const side = (index, count) => {
       const first = index * b.queryStep;
@@ -135,7 +138,7 @@
     const b = chosen();
     fill(layer, b.layers.map((_, i) => `${i + 1} of ${b.layers.length}`), b.layers.map((_, i) => i));
     const heads = Array.from({ length: b.heads }, (_, h) => h);
-    fill(head, [...heads.map((h) => `${h + 1} of ${b.heads}`), "mean of all"], [...heads, "mean"]);
+    fill(head, ["mean of all", ...heads.map((h) => `${h + 1} of ${b.heads}`)], ["mean", ...heads]);
     show();
   }
 

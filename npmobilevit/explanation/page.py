@@ -42,7 +42,7 @@ def to_html(evidence: Evidence) -> str:
     sections = list(_sections(evidence))
     return page_template(HERE.with_suffix(".html")).substitute(
         policy=content_policy(script, images=True),
-        title=f"What {_text(evidence.model)} makes of a picture",
+        title=_title(evidence),
         style=page_part(HERE.with_suffix(".css")),
         backdrop=pictures.backdrop(evidence.seen),
         ratio=_ratio(evidence.seen),
@@ -110,7 +110,7 @@ def _sections(evidence: Evidence) -> Iterator[tuple[str, str, str]]:
         body = _occlusion(evidence.occlusion, evidence.predictions[0], evidence.seen.shape[:2])
         yield "occlusion", "What matters for the answer", body
     yield "features", "Feature maps", _features(evidence.stages)
-    yield "time", "Where the time went", _time(evidence.stages, timed_apart=evidence.timed_apart)
+    yield "time", "Where the time went", _time(evidence)
 
 
 def _section(name: str, title: str, body: str) -> str:
@@ -137,6 +137,11 @@ def _percent(share: float) -> str:
 
 def _size(height: int, width: int) -> str:
     return f"{height} &#215; {width}"
+
+
+def _title(evidence: Evidence) -> str:
+    picture = "a picture" if evidence.picture_name is None else _text(evidence.picture_name)
+    return f"What {_text(evidence.model)} makes of {picture}"
 
 
 def _lead(evidence: Evidence) -> str:
@@ -250,7 +255,7 @@ def _attention(blocks: Sequence[BlockAttention]) -> str:
         side=block.patch_size,
         positions=block.patch_size**2,
         blocks="".join(f'<option value="{i}">{_block_title(block)}</option>' for i, block in enumerate(blocks)),
-        scale=_scale("least", "most attention"),
+        scale=_scale("0%", '<span id="most"></span>'),
         across=math.isqrt(len(block.offsets)),
         radios="".join(_radio(i, offset) for i, offset in enumerate(block.offsets)),
         sheets="".join(_attention_sheet(block) for block in blocks),
@@ -263,7 +268,8 @@ def _block_name(block: BlockAttention) -> str:
 
 
 def _block_title(block: BlockAttention) -> str:
-    return f"{_block_name(block)}: {_size(*block.patches)} patches"
+    patches = "patches" if math.prod(block.patches) > 1 else "patch, which attends to itself"
+    return f"{_block_name(block)}: {_size(*block.patches)} {patches}"
 
 
 def _radio(i: int, offset: tuple[int, int]) -> str:
@@ -346,13 +352,15 @@ def _feature_sheet(stage: Stage) -> str:
     )
 
 
-def _time(stages: Sequence[Stage], *, timed_apart: bool) -> str:
+def _time(evidence: Evidence) -> str:
+    stages, passes = evidence.stages, evidence.timed_passes
     seconds, macs = sum(stage.seconds for stage in stages), sum(stage.macs for stage in stages)
     return _filled(
         "time",
         milliseconds=f"{1e3 * seconds:.0f}",
         macs=f"{macs / 1e6:,.0f}",
-        how="" if timed_apart else f" {LOOKED_AT}",
+        fastest=f", the fastest of {passes}," if passes > 1 else "",
+        how="" if evidence.timed_apart else f" {LOOKED_AT}",
         rows="".join(_stage_row(stage, seconds, macs) for stage in stages),
     )
 

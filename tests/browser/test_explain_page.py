@@ -178,6 +178,11 @@ def assert_is_told(browser, given, block, layer, head, position, patch):
     most = int(said["mostRow"]), int(said["mostColumn"])
     assert abs(said["mostPercent"] - shares[most]) <= margins[most] + 0.005
 
+    scale = re.fullmatch(r"(about )?([\d.]+)% attention to one patch", browser.element("#most").text)
+    largest = np.unravel_index(values.argmax(), values.shape)
+    assert bool(scale[1]) == (head is None)
+    assert float(scale[2]) == pytest.approx(100 * values[largest], rel=0.06, abs=100 * off.max())
+
     sentence = browser.element("#attended").text
     assert f"Patch {spoken(grid, patch, grid.query_step)}, pixel position {divmod(position, SIDE)}, " in sentence
     assert ("all heads" if head is None else f"head {head + 1}:") in sentence
@@ -279,11 +284,14 @@ def test_labels_that_are_markup_or_long_are_text(browser, tmp_path, processor, h
     config = networks.tiny(num_labels=None, id2label=dict(enumerate(labels)), output_stride=16)
     model = networks.make_model(head, config, precision="float32")
     file = tmp_path / "page.html"
-    page = nm.explain(IMAGES / "chelsea.png", Pipeline("made", model, processor))
+    picture = tmp_path / f"{'long' * 50}.png"
+    picture.write_bytes((IMAGES / "chelsea.png").read_bytes())
+    page = nm.explain(picture, Pipeline("made", model, processor))
     page.save(file)
     shown = page.evidence.predictions or page.evidence.segmentation.classes
     assert len(shown) == len(labels) if head == "classification" else len(shown) > 1
     assert checks.everything(browser, file) == {}
+    assert apart(browser) == []
     assert len(browser.elements("script")) == 2  # the page's data and its program
     assert browser.element("#attended").text  # which ran
 
@@ -315,6 +323,42 @@ def test_a_long_picture_is_seen_as_a_whole(browser, tmp_path, height, width, scr
     sheets = [browser.box(sheet) for sheet in browser.elements(".sheets img")]
     assert max(down for _, _, _, down in sheets) <= screen[1] + 1
     assert checks.everything(browser, file, screen[:1]) == {}
+
+
+def broken(browser):
+    """Words on two lines, in the names and headings of tables and at the ends of scales."""
+    return browser.script(
+        "const broken = [];"
+        "for (const cell of document.querySelectorAll('th, .scale span')) {"
+        "  const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);"
+        "  while (texts.nextNode()) for (const word of texts.currentNode.data.matchAll(/\\S+/g)) {"
+        "    const range = document.createRange();"
+        "    range.setStart(texts.currentNode, word.index);"
+        "    range.setEnd(texts.currentNode, word.index + word[0].length);"
+        "    if (new Set(Array.from(range.getClientRects(), (box) => box.top)).size > 1) broken.push(word[0]);"
+        "  }"
+        "} return broken"
+    )
+
+
+def apart(browser):
+    """Names of classes whose colour does not stand in their first line."""
+    return browser.script(
+        "return Array.from(document.querySelectorAll('.named')).filter((name) => {"
+        "  const range = document.createRange();"
+        "  range.selectNodeContents(name.lastChild);"
+        "  const [line] = range.getClientRects(), key = name.firstChild.getBoundingClientRect();"
+        "  return key.top < line.top || key.bottom > line.bottom || key.right > line.left;"
+        "}).map((name) => name.textContent)"
+    )
+
+
+@pytest.mark.parametrize("width", [1100, 700, 390, 360])
+def test_words_in_tables_and_scales_are_whole_and_stand_beside_their_colour(browser, either, width):
+    browser.open(either.file, width=width)
+    assert broken(browser) == []
+    assert checks.layout(browser, width) == []
+    assert apart(browser) == []
 
 
 # pointing
@@ -397,11 +441,11 @@ def test_a_finger_on_a_patch_chooses_it(browser, classifier):
     browser.open(classifier.file, width=360, height=740, touch=True)
     for patch in [(0, 3), (2, 1)]:
         browser.tap(browser.element("#map"), middle(classifier.grid(0), patch))
-        assert_is_told(browser, classifier, 0, 0, 0, 0, patch)
+        assert_is_told(browser, classifier, 0, 0, None, 0, patch)
         (_, top, _, _), (_, below, _, height) = (browser.box(browser.element(name)) for name in ("#map", "#attended"))
         assert below + height - top < 740  # both are seen at once
     browser.tap(browser.element("canvas.position[data-position='3']"))
-    assert_is_told(browser, classifier, 0, 0, 0, 3, (2, 1))
+    assert_is_told(browser, classifier, 0, 0, None, 3, (2, 1))
     assert checks.layout(browser, 360) == []
 
 
@@ -422,8 +466,8 @@ def test_arrow_keys_move_from_patch_to_patch_and_not_the_page(browser, classifie
     moves = {"ARROW_RIGHT": (1, 2), "ARROW_DOWN": (2, 2), "ARROW_LEFT": (2, 1), "ARROW_UP": (1, 1)}
     for key, patch in moves.items():
         browser.press(key)
-        assert_is_told(browser, classifier, 0, 0, 0, 0, patch)
-        assert_is_shown(browser, classifier, 0, 0, 0, 0, patch)
+        assert_is_told(browser, classifier, 0, 0, None, 0, patch)
+        assert_is_shown(browser, classifier, 0, 0, None, 0, patch)
     browser.press("END")
     assert patch_of(browser) == (1, 3)
     browser.press("HOME")
@@ -455,18 +499,18 @@ def test_block_layer_head_and_position_are_chosen_by_keys(browser, classifier):
     focus(browser, "block")
     browser.press("ARROW_DOWN")  # block 1, of 2 x 2 patches: the chosen patch stays where it was
     patch = patch_of(browser)
-    assert_is_told(browser, classifier, 1, 0, 0, 0, patch)
+    assert_is_told(browser, classifier, 1, 0, None, 0, patch)
     browser.press("TAB", *["ARROW_DOWN"] * 3)
-    assert_is_told(browser, classifier, 1, 3, 0, 0, patch)
-    browser.press("TAB", "ARROW_DOWN")
-    assert_is_told(browser, classifier, 1, 3, 1, 0, patch)
-    browser.press("END")
     assert_is_told(browser, classifier, 1, 3, None, 0, patch)
+    browser.press("TAB", "ARROW_DOWN")
+    assert_is_told(browser, classifier, 1, 3, 0, 0, patch)
+    browser.press("END")
+    assert_is_told(browser, classifier, 1, 3, 3, 0, patch)
     browser.press("TAB")
     assert browser.script("return document.activeElement.id") == "map"
     browser.press("TAB", "ARROW_DOWN")
-    assert_is_told(browser, classifier, 1, 3, None, 1, patch)
-    assert_is_shown(browser, classifier, 1, 3, None, 1, patch)
+    assert_is_told(browser, classifier, 1, 3, 3, 1, patch)
+    assert_is_shown(browser, classifier, 1, 3, 3, 1, patch)
 
 
 def test_a_block_offers_its_own_layers_and_keeps_what_it_can(browser, classifier):

@@ -21,6 +21,7 @@ def test_explain_writes_the_page_and_says_the_answer(capsys, picture, model, cla
     assert (code, err) == (0, "")
     html = Path("new/page.html").read_text(encoding="ascii")
     page = nm.explain(picture, str(classifier_folder))
+    assert " makes of a.png</h1>" in html
     assert without_times(html) == without_times(page.html)
     lines = out.splitlines()
     assert lines[:2] == [f"model {classifier_folder} (5 labels)", "a.png"]
@@ -85,6 +86,11 @@ def test_names_of_pages(capsys, picture, model, name):
     assert files_below(".") == ["a.png", name]
 
 
+def test_a_page_that_is_not_named_as_one_is_told_how(capsys, picture, model):
+    code, _, err = run(capsys, "explain", picture, "-o", "x.png", *model)
+    assert (code, err) == (2, "error: page 'x.png' has to end in .html or .htm\n")
+
+
 def test_options_of_reading_are_passed_on(capsys, tmp_path, model):
     from PIL import Image
 
@@ -108,6 +114,7 @@ def test_a_picture_on_stdin(picture, model, tmp_path):
         done = process("explain", "-", "-o", "page.html", "--json", *model, stdin=file, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, b"")
     assert json.loads(done.stdout)["bytes"] == (tmp_path / "page.html").stat().st_size
+    assert " makes of a picture</h1>" in (tmp_path / "page.html").read_text()
 
 
 def test_what_is_there_is_replaced_only_if_asked(capsys, picture, model, tmp_path):

@@ -1,6 +1,7 @@
 """What is measured of a network at a picture."""
 
 import dataclasses
+import os
 import time
 from types import SimpleNamespace
 
@@ -75,6 +76,20 @@ def test_a_file_is_read_once(classifier):
     with CHELSEA.open("rb") as file:
         found = gathered(classifier, file)
     np.testing.assert_array_equal(found.seen, gathered(classifier, CHELSEA).seen)
+
+
+class Named(os.PathLike):
+    def __fspath__(self):
+        return str(CHELSEA)
+
+
+def test_a_picture_has_the_name_of_its_file_without_folders(classifier):
+    for path in (str(CHELSEA), CHELSEA, Named()):
+        assert gathered(classifier, path).picture_name == "chelsea.png"
+    with CHELSEA.open("rb") as file:
+        assert gathered(classifier, file).picture_name is None
+    for picture in (CHELSEA.read_bytes(), np.zeros((40, 50, 3), np.uint8)):
+        assert gathered(classifier, picture).picture_name is None
 
 
 def test_options_of_reading_and_limits_reach_their_places(classifier):
@@ -261,19 +276,21 @@ def timed_network(clock, speeds):
 def test_the_times_are_those_of_the_fastest_run(clock):
     """Of the transformer, from the convolution before it to its end."""
     speeds = [1 / 64, 1 / 256, 1 / 128, 1 / 256, 1 / 64, 1]
-    moments = evidence._fastest(timed_network(clock, speeds), np.zeros(1))
+    moments, runs = evidence._fastest(timed_network(clock, speeds), np.zeros(1))
     found = evidence._times(moments, STAGES)
     assert found == {
         "mobilevit.conv_stem": (1 / 256, 0),
         "mobilevit.encoder.layer.2": (8 / 256, 4 / 256),
         "classifier": (2 / 256, 0),
     }
-    assert clock.now == 100 + 11 * sum(speeds[:5])  # five runs
+    assert clock.now == 100 + 11 * sum(speeds[:5])
+    assert runs == 5
 
 
 def test_no_run_begins_after_a_second(clock):
-    evidence._fastest(timed_network(clock, [1 / 16, 1 / 16, 1]), np.zeros(1))
+    _, runs = evidence._fastest(timed_network(clock, [1 / 16, 1 / 16, 1]), np.zeros(1))
     assert clock.now == 100 + 22 / 16
+    assert runs == 2
 
 
 def test_a_stopwatch_leaves_out_what_is_not_to_count(clock):
@@ -312,6 +329,7 @@ def test_a_pass_that_takes_long_is_not_repeated(classifier, monkeypatch, limit, 
     inside = look_inside(classifier, pixels(1, 3, 64, 64, dtype=np.float32))
     took = time.perf_counter() - begin
     assert (len(calls), inside.timed_apart) == (passes, passes > 1)
+    assert inside.timed_passes == max(1, passes - 1)
     assert {name: looked.count(name) for name in looked} == {"_strongest": 7, "_reduced": 9 * 4, "_heard": 9}
     assert all(stage.seconds > 0 for stage in inside.stages)
     assert sum(stage.seconds for stage in inside.stages) < took - 0.005 * len(looked)

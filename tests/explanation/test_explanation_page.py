@@ -199,7 +199,7 @@ def test_all_but_the_times_is_equal_for_equal_input():
 
 def test_the_page_of_a_classifier(classified):
     found = ParsedPage(classified.html)
-    assert found.texts("title") == ["What cifar10-xx-small makes of a picture"]
+    assert found.texts("title") == found.texts("h1") == ["What cifar10-xx-small makes of chelsea.png"]
     assert "cat" in found.texts("strong")
     rows = re.findall(r"<tr>.*?</tr>", re.search(r'<table id="predictions">.*?</table>', classified.html, re.DOTALL)[0])
     assert len(rows) == 1 + 5
@@ -295,14 +295,16 @@ def test_the_table_of_times_tells_transformers_from_the_rest(classified):
 
 
 def test_the_page_says_whether_the_times_are_those_of_the_pass_that_was_looked_at(made):
-    def words(timed_apart):
-        page = to_html(dataclasses.replace(made.evidence, timed_apart=timed_apart))
+    def words(timed_apart, passes=1):
+        page = to_html(dataclasses.replace(made.evidence, timed_apart=timed_apart, timed_passes=passes))
         return re.search(r'<section id="time".*?</section>', page, re.DOTALL)[0]
 
     said = "As that takes long, it was done once: these are the times of the pass whose values are shown above, without"
     assert said in words(timed_apart=False)
     assert "done once" not in words(timed_apart=True)
-    assert words(timed_apart=True).count("(MACs). A part") == 1
+    assert words(timed_apart=True).count("(MACs). Whatever else the machine did") == 1
+    assert "the fastest" not in words(timed_apart=True)
+    assert "of the readable network, the fastest of 4, took" in words(timed_apart=True, passes=4)
 
 
 @pytest.mark.parametrize(
@@ -344,7 +346,7 @@ def test_hostile_names_are_shown_and_do_nothing(kind):
     found = ParsedPage(page.html)
     assert {tag for tag, _, _ in found.elements} == ALLOWED
     assert len(found.all("script")) == 2
-    assert found.texts("title") == [f"What {HOSTILE[0]} makes of a picture"]
+    assert found.texts("title") == [f"What {HOSTILE[0]} makes of chelsea.png"]
     table = found.by_id("predictions" if kind == "classifier" else "classes")[2]
     shown = (
         [p.label for p in page.evidence.predictions]
@@ -356,6 +358,31 @@ def test_hostile_names_are_shown_and_do_nothing(kind):
         expected = name if name.isprintable() else "\ufffd" * 3
         assert (expected if len(name) <= 120 else f"{name[:117]}...") in table
     assert not [name for _, attributes, _ in found.elements for name in attributes if name.startswith("on")]
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, "a.png' onload='x", "$" * 200, " ", "</title></h1><img>"])
+def test_a_hostile_name_of_a_picture_is_text(classified, name):
+    found = ParsedPage(to_html(dataclasses.replace(classified.evidence, picture_name=name)))
+    assert {tag for tag, _, _ in found.elements} == ALLOWED
+    assert [len(found.all(tag)) for tag in ("script", "title", "h1")] == [2, 1, 1]
+    expected = name if name.isprintable() else "\ufffd" * 3
+    expected = expected if len(name) <= 120 else f"{name[:117]}..."
+    assert found.texts("title") == found.texts("h1") == [f"What cifar10-xx-small makes of {expected}"]
+    assert not [key for _, attributes, _ in found.elements for key in attributes if key.startswith("on")]
+
+
+def test_a_picture_without_a_name_is_a_picture(classified):
+    found = ParsedPage(to_html(dataclasses.replace(classified.evidence, picture_name=None)))
+    assert found.texts("title") == found.texts("h1") == ["What cifar10-xx-small makes of a picture"]
+
+
+def test_a_block_of_one_patch_says_that_it_attends_to_itself(classified):
+    options = ParsedPage(classified.html).texts("option")
+    assert options == [
+        "encoder layer 2: 4 \u00d7 4 patches",
+        "encoder layer 3: 2 \u00d7 2 patches",
+        "encoder layer 4: 1 \u00d7 1 patch, which attends to itself",
+    ]
 
 
 # size
