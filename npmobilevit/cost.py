@@ -34,7 +34,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType, SimpleNamespace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,6 +150,8 @@ def cost_table(
     ------
     ShapeError
         If a size, `batch` or `itemsize` is not a positive integer, or a size is beyond 65536.
+    ConfigError
+        If `head` is none of these.
 
     Notes
     -----
@@ -217,11 +219,7 @@ class _CostScope(Scope):
     itemsize: int = 4
     rows: list[Row] = dataclasses.field(default_factory=list)
 
-    def at(self, child: str) -> _CostScope:
-        return self.of_node(f"{self.name}.{child}" if self.name else child)
-
-    def of_node(self, name: str) -> _CostScope:
-        """The scope of a node of this name."""
+    def of_node(self, name: str) -> Self:
         return dataclasses.replace(self, name=name, ops=_Node(name, self.rows, self.itemsize).table())
 
     def out(self, x: Any) -> Any:

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -87,9 +87,13 @@ class Scope:
     ops: OpTable = OpTable()  # noqa: RUF009  (a NamedTuple cannot be changed)
     wants: Callable[[str], bool] = everything
 
-    def at(self, child: str) -> Scope:
+    def at(self, child: str) -> Self:
         """The scope of a node below this one."""
-        return dataclasses.replace(self, name=f"{self.name}.{child}" if self.name else child)
+        return self.of_node(f"{self.name}.{child}" if self.name else child)
+
+    def of_node(self, name: str) -> Self:
+        """The scope of a node of this name. Another scope may use other operators at each."""
+        return dataclasses.replace(self, name=name)
 
     def params(self) -> dict[str, Array]:
         """The parameters that this node itself holds, by leaf name: the keyword arguments of its operator."""

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 
@@ -47,11 +47,7 @@ class ReplayScope(Scope):
     changes: tuple[Change, ...] = ()
     known: Callable[[str], Any] = lambda name: None
 
-    def at(self, child: str) -> ReplayScope:
-        return self.of_node(f"{self.name}.{child}" if self.name else child)
-
-    def of_node(self, name: str) -> ReplayScope:
-        """The scope of a node of this name."""
+    def of_node(self, name: str) -> Self:
         here = [change for change in self.changes if change.target in OPERATORS and change.is_at(name)]
         table = self._changed(here, name) if here else self.table  # at most nodes there is none
         return dataclasses.replace(self, name=name, ops=postponed(table, name))
