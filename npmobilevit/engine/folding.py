@@ -65,11 +65,15 @@ def convolution(weights: Weights, name: str) -> Affine:
     norm = f"{name}.normalization"
     if f"{norm}.weight" not in weights:
         return Affine(weight, bias)
-    gamma, beta, mean, variance = (
-        np.asarray(weights[f"{norm}.{leaf}"], np.float64) for leaf in ("weight", "bias", "running_mean", "running_var")
-    )
-    factor = gamma / np.sqrt(variance + BATCH_NORM_EPS)
+    beta, mean = (np.asarray(weights[f"{norm}.{leaf}"], np.float64) for leaf in ("bias", "running_mean"))
+    factor = batch_norm_factor(weights, norm)
     return Affine(weight * _along_outputs(factor, weight), (bias - mean) * factor + beta)
+
+
+def batch_norm_factor(weights: Weights, norm: str) -> Doubles:
+    """What a batch normalisation multiplies each channel by, ``gamma / sqrt(variance + eps)``. -> (C,)."""
+    gamma, variance = (np.asarray(weights[f"{norm}.{leaf}"], np.float64) for leaf in ("weight", "running_var"))
+    return np.asarray(gamma / np.sqrt(variance + BATCH_NORM_EPS))
 
 
 def rescaled(layer: Affine, *, inputs: float | Doubles = 1.0, outputs: float = 1.0) -> Affine:

@@ -15,10 +15,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from npmobilevit.engine.folding import batch_norm_factor
 from npmobilevit.errors import BundleError, ShapeError
 from npmobilevit.models import PreTrainedModel
 from npmobilevit.ops.arrays import Array
-from npmobilevit.ops.norm import BATCH_NORM_EPS
 from npmobilevit.scope import is_extra
 from npmobilevit.validation.bounds import Arithmetic, Bounded, Deferred, Tier
 from npmobilevit.validation.candidates import Candidate
@@ -650,8 +650,8 @@ def _parameter_errors(parameters: Mapping[str, Array], scales: Mapping[str, floa
 
 def _factor(parameters: Mapping[str, Array], norm: str) -> Array:
     """What a normalisation multiplies each channel by, (O, 1, 1, 1); not quite 0 where it switches one off."""
-    factor = np.abs(parameters[f"{norm}.weight"] / np.sqrt(parameters[f"{norm}.running_var"] + BATCH_NORM_EPS))
-    return np.asarray(np.maximum(factor, 1e-100)[:, np.newaxis, np.newaxis, np.newaxis])
+    factor = np.maximum(np.abs(batch_norm_factor(parameters, norm)), 1e-100)
+    return np.asarray(factor[:, np.newaxis, np.newaxis, np.newaxis])
 
 
 def _found_under(name: str, entries: Mapping[str, Any]) -> str | None:
