@@ -31,12 +31,13 @@ from npmobilevit.fixed_point.formats import (
     requantize,
 )
 from npmobilevit.fixed_point.layers import ACCUMULATOR_WIDTHS, WORD_WIDTHS, conv2d, linear
-from npmobilevit.fixed_point.ranges import Range, blank_picture
+from npmobilevit.fixed_point.ranges import Range
 from npmobilevit.models import PreTrainedModel
 from npmobilevit.ops.arrays import Array, pair
 from npmobilevit.scope import Scope
 from npmobilevit.validation.bundles import PIXELS, Bundle, path_of
 from npmobilevit.validation.exports import Layout, export, require_empty
+from npmobilevit.validation.replay import blank_picture
 
 FORMAT = "npmobilevit-fixed-point/1"
 LAYERS = "layers.json"

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from npmobilevit.checkpoints import shown
 from npmobilevit.errors import ConfigError, ShapeError, WeightsError
 from npmobilevit.models import PreTrainedModel
+from npmobilevit.validation import replay
 from npmobilevit.validation.bundles import SELECTIONS, selected
 
 BITS = 6  # of the mantissa: 64 bins an octave
@@ -164,20 +165,13 @@ def tap_names(network: PreTrainedModel, taps: str | Collection[str]) -> list[str
     ConfigError
         If there is no tap of a name.
     """
-    blank = blank_picture(network)
     with np.errstate(over="ignore", invalid="ignore"):  # of no consequence: the values are not looked at
         if isinstance(taps, str) and taps in ("all", *SELECTIONS):
-            return selected(network.taps(blank), taps)
+            return selected(replay.tap_names(network), taps)
         try:
-            return list(network.taps(blank, [taps] if isinstance(taps, str) else list(taps)))
+            return list(network.taps(replay.blank_picture(network), [taps] if isinstance(taps, str) else list(taps)))
         except ConfigError as error:
             raise ConfigError(f"{error} (all, blocks or stages, alone, choose many at once)", error.code) from error
-
-
-def blank_picture(network: PreTrainedModel) -> Array:
-    """The smallest input of a network (1, C, S, S), black: for a look at what is in it."""
-    side = network.config.output_stride
-    return np.zeros((1, network.config.num_channels, side, side), network.dtype)
 
 
 def tap_ranges(network: PreTrainedModel, pixel_values: Array, names: str | Collection[str]) -> dict[str, Range]:

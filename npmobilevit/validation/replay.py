@@ -172,9 +172,13 @@ def replay(
 
 def tap_names(model: PreTrainedModel) -> list[str]:
     """Names of all taps but the extras, in forward order."""
+    return list(model.taps(blank_picture(model)))
+
+
+def blank_picture(model: PreTrainedModel) -> Array:
+    """The smallest input of a network (1, C, S, S), black: for a look at what is in it."""
     side = model.config.output_stride
-    blank = np.zeros((1, model.config.num_channels, side, side), np.float32)
-    return list(model.taps(blank))
+    return np.zeros((1, model.config.num_channels, side, side), model.dtype)
 
 
 def recorded_terms(model: PreTrainedModel, pixel_values: Array) -> Iterator[tuple[str, Array, Terms]]:
