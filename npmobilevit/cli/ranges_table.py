@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from npmobilevit import __version__
 from npmobilevit.cli import reports, targets
 from npmobilevit.cli.batch import Batch, Content, pictures_of, progress_of, reading_options, run_batch
 from npmobilevit.cli.console import printable, say
@@ -112,10 +111,7 @@ def _check_options(options: argparse.Namespace) -> None:
     if options.layers is None:
         raise usage("usage", "--export writes the test vectors of layers; name them with --layers NAME,NAME")
     folder = os.path.expanduser(options.export)
-    if os.path.lexists(folder) and not os.path.isdir(folder):
-        raise usage("output-not-folder", f"{folder!r} has to be a folder, for there are several files")
-    if os.path.isdir(folder) and os.listdir(folder) and options.existing != "replace":
-        raise usage("output-exists", f"{folder!r} is not empty; write into it all the same with --force")
+    targets.check_export_folder(folder, options.existing)
     targets.check_file(os.path.join(folder, "layers.json"), "replace", ())
     if options.output is not None and _overlap(options.output, folder):
         message = f"{options.output!r} and the folder of the test vectors, {folder!r}, lie in one another; name another"
@@ -198,7 +194,7 @@ class Report(reports.Document):
         if isinstance(exported, Stop):
             stop = self.export_stop = exported
         if self.form == "json":
-            self._print_json(stop)
+            super().end(stop)
         elif self.tally.pictures:
             {"csv": self._print_csv, "text": self._print_text}[self.form]()
         if exported is not None:  # below the table, which is long
@@ -241,19 +237,12 @@ class Report(reports.Document):
             key: {f"int{width}": QFormat.holding(width, *limit) for width in WIDTHS} for key, limit in limits.items()
         }
 
-    def _print_json(self, stop: Stop | None) -> None:
-        document = {
-            "schema": self.schema,
-            "version": __version__,
-            "model": reports.describe_model(self.pipeline),
-            "results": self.results,
+    def facts(self) -> Mapping[str, Any]:
+        return {
             "pictures": self.tally.pictures,
             "percentiles": [self.lower_percentile, self.percentile],
             "ranges": [_plain(row) for row in self._rows()],
         }
-        if stop is not None:
-            document["error"] = reports.describe_error(stop)
-        reports.print_document(document, self.out)
 
     def _print_csv(self) -> None:
         keys = [(key, f"int{width}") for key in ("all", "clipped") for width in WIDTHS]

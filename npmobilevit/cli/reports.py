@@ -100,12 +100,17 @@ class Document(Report):
     def add(self, name: str, content: Mapping[str, Any], text: Sequence[str]) -> None:
         self.results.append({"input": name, **content})
 
+    def facts(self) -> Mapping[str, Any]:
+        """What there is to say besides the results of the pictures."""
+        return {}
+
     def end(self, stop: Stop | None) -> None:
         document = {
             "schema": self.schema,
             "version": __version__,
             "model": describe_model(self.pipeline),
             "results": self.results,
+            **self.facts(),
         }
         if stop is not None:
             document["error"] = describe_error(stop)

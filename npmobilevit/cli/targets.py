@@ -100,6 +100,25 @@ def _check_folder(folder: str) -> None:
         raise Stop(EXIT_INPUT, "output-unwritable", f"cannot write into folder {folder!r}: no permission")
 
 
+def check_export_folder(path: str, existing: Existing) -> None:
+    """Refuse a folder that several files are to be written into, before any work is done.
+
+    Parameters
+    ----------
+    path : str
+    existing : {"refuse", "replace", "skip"}
+        Whether it may hold files already: only with "replace".
+
+    Raises
+    ------
+    Stop
+    """
+    if os.path.lexists(path) and not os.path.isdir(path):
+        raise usage("output-not-folder", f"{path!r} has to be a folder, for there are several files")
+    if os.path.isdir(path) and os.listdir(path) and existing != "replace":
+        raise usage("output-exists", f"{path!r} is not empty; write into it all the same with --force")
+
+
 def plan(
     inputs: Inputs,
     wanted: Mapping[str, str],

@@ -70,10 +70,7 @@ def _check_output(options: argparse.Namespace, output: str) -> None:
     if options.export and (options.with_bounds or options.max_bytes_per_tap):
         raise usage("usage", "--with-bounds and --max-bytes-per-tap are for bundles; leave out --export")
     if options.export:
-        if os.path.lexists(output) and not os.path.isdir(output):
-            raise usage("output-not-folder", f"{output!r} has to be a folder, for there is a file for each tap")
-        if os.path.isdir(output) and os.listdir(output) and options.existing != "replace":
-            raise usage("output-exists", f"{output!r} is not empty; write into it all the same with --force")
+        targets.check_export_folder(output, options.existing)
         return
     read = targets.file_ids(Inputs([Input(options.input, options.input, "")], [], 0, True))
     targets.check_file(output, options.existing, read)
