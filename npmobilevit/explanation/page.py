@@ -10,7 +10,6 @@ import base64
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,9 @@ from npmobilevit.explanation.evidence import ClassMap, Evidence, Occlusion, Stag
 from npmobilevit.results import Prediction, Segmentation, SegmentedClass
 from npmobilevit.visual import palettes
 from npmobilevit.visual.lettering import shown_text
-from npmobilevit.visual.standalone import content_policy, escaped, page_part, page_template
+from npmobilevit.visual.standalone import escaped, filled_page, page_template
 
-HERE = Path(__file__)  # beside it, with other suffixes, lie template, style and script
-SECTIONS = HERE.with_name("sections")
+SECTIONS = Path(__file__).with_name("sections")
 MAX_TEXT = 120  # characters of a name
 COARSE = 128  # pixels: a smaller picture is enlarged in squares
 LONGEST_RATIO = 6  # of the sides of a picture as it is shown
@@ -38,12 +36,11 @@ LOOKED_AT = (
 
 def to_html(evidence: Evidence) -> str:
     """The page of the evidence, in ASCII."""
-    script = page_part(HERE.with_suffix(".js"))
     sections = list(_sections(evidence))
-    return page_template(HERE.with_suffix(".html")).substitute(
-        policy=content_policy(script, images=True),
+    return filled_page(
+        Path(__file__),
+        images=True,
         title=_title(evidence),
-        style=page_part(HERE.with_suffix(".css")),
         backdrop=pictures.backdrop(evidence.seen),
         ratio=_ratio(evidence.seen),
         lead=_lead(evidence),
@@ -52,9 +49,7 @@ def to_html(evidence: Evidence) -> str:
         model=_text(evidence.model),
         labels=evidence.num_labels,
         precision=evidence.precision,
-        version=_text(version("npmobilevit")),
         data=json.dumps(attention_data(evidence.attention), separators=(",", ":")),
-        script=script,
     )
 
 

@@ -9,17 +9,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from npmobilevit.validation import texts
-from npmobilevit.visual.standalone import content_policy, escaped, page_part, page_template
+from npmobilevit.visual.standalone import escaped, filled_page
 
 if TYPE_CHECKING:
     from npmobilevit.validation.report import Finding, Judgement, Report
 
-HERE = Path(__file__)  # beside it, with other suffixes, lie template, style and script
 MOST_CARDS = 60
 MOST_LINES = 5  # of the fragment
 DECADES_SHOWN = (-8, 8)  # at most; what is beyond lies on the border
@@ -67,18 +65,14 @@ TOOLS = """\
 def to_html(report: Report) -> str:
     """Page of a report, see `npmobilevit.validation.Report.to_html`."""
     name = report.model.get("name") or report.model.get("class") or "a model"
-    script = page_part(HERE.with_suffix(".js"))
-    return page_template(HERE.with_suffix(".html")).substitute(
-        policy=content_policy(script),
+    return filled_page(
+        Path(__file__),
         title=f"{report.verdict.upper()}: a port of {_text(str(name))}",
-        style=page_part(HERE.with_suffix(".css")),
         verdict=report.verdict,
         word=report.verdict.upper(),
         reason=_long(texts.reason(report)),
         facts="".join(f"<dt>{word}</dt><dd>{_long(text)}</dd>" for word, text in texts.facts(report)),
         sections="\n".join(_sections(report)),
-        version=_text(version("npmobilevit")),
-        script=script,
     )
 
 

@@ -10,10 +10,11 @@ import base64
 import hashlib
 import html
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from string import Template
 
-__all__ = ["content_policy", "data_uri", "escaped", "page_part", "page_template"]
+__all__ = ["content_policy", "data_uri", "escaped", "filled_page", "page_part", "page_template"]
 
 
 def escaped(text: str) -> str:
@@ -29,8 +30,34 @@ def page_part(path: Path) -> str:
 
 @cache
 def page_template(path: Path) -> Template:
-    """The page itself, with ``$name`` where a part or a text belongs."""
+    """A page or a section of one, with ``$name`` where a part or a text belongs."""
     return Template(page_part(path).removesuffix("\n"))
+
+
+def filled_page(module: Path, *, images: bool = False, **values: object) -> str:
+    """A page with all its parts.
+
+    Parameters
+    ----------
+    module : Path
+        Of the module that fills the page in; beside it, with other suffixes, lie template, style and script.
+    images : bool
+        Whether there are pictures in the page, as data URIs.
+    **values
+        What the template needs besides `policy`, `style`, `script` and `version`.
+
+    Returns
+    -------
+    str
+    """
+    script = page_part(module.with_suffix(".js"))
+    return page_template(module.with_suffix(".html")).substitute(
+        values,
+        policy=content_policy(script, images=images),
+        style=page_part(module.with_suffix(".css")),
+        script=script,
+        version=escaped(version("npmobilevit")),
+    )
 
 
 def content_policy(script: str, *, images: bool = False) -> str:
