@@ -402,13 +402,13 @@ def _strongest(x: Array) -> _Maps:
 
 def _macs(pipeline: Pipeline, x: Array, stages: Iterable[str]) -> dict[str, tuple[int, int]]:
     """Multiply-accumulates of each stage, and how many of them in its transformer."""
-    rows = cost_table(pipeline.config, (x.shape[2], x.shape[3]), head=pipeline.network.head).rows
-    found: dict[str, tuple[int, int]] = {}
-    for stage in stages:
-        own = [row for row in rows if row.name.startswith(stage)]
-        rows = tuple(row for row in rows if row not in own)
-        inner = [row for row in own if row.name.startswith(f"{stage}.transformer.")]
-        found[stage] = sum(row.macs for row in own), sum(row.macs for row in inner)
+    found = dict.fromkeys(stages, (0, 0))
+    for row in cost_table(pipeline.config, (x.shape[2], x.shape[3]), head=pipeline.network.head).rows:
+        stage = next((stage for stage in found if row.name.startswith(stage)), None)
+        if stage is not None:
+            whole, inner = found[stage]
+            inside = row.name.startswith(f"{stage}.transformer.")
+            found[stage] = whole + row.macs, inner + inside * row.macs
     return found
 
 

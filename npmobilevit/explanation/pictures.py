@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from npmobilevit.explanation.attention import LEVELS, BlockAttention
+from npmobilevit.explanation.attention import LEVELS, BlockAttention, group_sizes, grouped
 from npmobilevit.results import Segmentation
 from npmobilevit.visual.drawing import colour_map, heatmap, sheet
 from npmobilevit.visual.notebook import jpeg_bytes
@@ -94,11 +94,9 @@ def feature_sheet(maps: NDArray[np.float32]) -> str:
 
 def _shrunk(one: NDArray[np.float32]) -> NDArray[np.float32]:
     """A map (h, w) with at most 64 values along each side, means of the others."""
-    step = -(-max(one.shape) // CELL)
-    rows, columns = (np.arange(0, n, step) for n in one.shape)
-    sums = np.add.reduceat(np.add.reduceat(one, rows, axis=0), columns, axis=1)
-    counts = np.outer(np.diff([*rows, one.shape[0]]), np.diff([*columns, one.shape[1]]))
-    means: NDArray[np.float32] = (sums / counts).astype(np.float32)
+    height, width = one.shape
+    step = -(-max(height, width) // CELL)
+    means: NDArray[np.float32] = (grouped(one, (0, 1), step) / group_sizes((height, width), step)).astype(np.float32)
     return means
 
 

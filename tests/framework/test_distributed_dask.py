@@ -3,13 +3,13 @@
 import itertools
 import os
 import pickle
-import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 from unittest import mock
 
+import printed
 import pytest
 import test_documents
 from PIL import Image
@@ -165,7 +165,7 @@ def test_code_with_dask_prints_what_its_comments_say(code, tmp_path):
     script.write_text(code, encoding="utf-8")
     command = [sys.executable, script]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
-        printed, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert printed.splitlines() == re.findall(r"^ *print\(.*?# -> (.*)$", code, re.MULTILINE)
+    assert out.splitlines() == [text for texts in printed.said(code).values() for text in texts]
     assert ends(os.killpg, process.pid)
