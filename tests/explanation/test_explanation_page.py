@@ -118,6 +118,10 @@ def test_a_browser_is_told_to_load_nothing_and_to_run_this_script_only(made):
     assert [a.get("type") for _, a, _ in found.all("script")] == ["application/json", None]
 
 
+def test_the_page_says_what_made_it(made):
+    assert f"Made by npmobilevit {nm.__version__}. " in made.html
+
+
 def test_the_page_can_be_read_without_seeing_it(made):
     """Every picture has words, every section and control a name, and headings follow each other."""
     found = ParsedPage(made.html)

@@ -109,6 +109,14 @@ def test_large_maps_are_shrunk_to_means():
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) == 2
 
 
+def test_at_the_border_a_mean_is_of_what_is_left():
+    maps = np.zeros((1, 130, 70), np.float32)
+    maps[0, -1, -1] = 9  # alone in its square of 3 x 3
+    maps[0, :3, :3] = 9
+    picture = np.asarray(decoded(pictures.feature_sheet(maps)).convert("RGB"))
+    np.testing.assert_array_equal(picture[-1, -1], picture[0, 0])
+
+
 def test_a_tint_is_red_above_zero_and_blue_below():
     rgba = np.asarray(decoded(pictures.tint(np.array([[0.4, -0.2, 0.0]]))))
     red, blue, clear = rgba[0].astype(int)

@@ -120,6 +120,11 @@ def test_tap_names_of_a_base_model_without_its_last_convolution():
     assert not any(name.startswith("conv_1x1_exp") for name in names)
 
 
+def test_tap_names_of_a_network_of_four_channels():
+    model = networks.make_model(None, networks.tiny(num_channels=4))
+    assert tap_names(model) == list(model.taps(np.zeros((1, 4, 40, 50), np.float32)))
+
+
 # ---- float64 -----------------------------------------------------------------------------------------------------
 
 
